@@ -1,0 +1,13 @@
+"""Wiring only: which modules are pytest plugins."""
+
+pytest_plugins = [
+    "robustness_tests.harness.workers",
+    "robustness_tests.harness.options",
+    "robustness_tests.harness.collection",
+    "robustness_tests.harness.progress",
+    "robustness_tests.harness.fixtures",
+    "robustness_tests.harness.records",
+    "reports.results_json",
+    "reports.html",
+    "reports.terminal",
+]

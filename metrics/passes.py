@@ -1,0 +1,189 @@
+"""Calls of the model: checked once, counted always, and with the gradient of the input only.
+
+A pass is one image through one forward or one backward pass; it is the unit of cost.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+Model = Callable[[Tensor], Tensor]
+"""A callable from images in [0, 1], shape (N, C, H, W), to logits (N, K)."""
+
+
+def margin(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
+    """Logit of the label minus the largest other one, or minus that of a target; positive where the label wins.
+
+    A tie has margin 0 and counts as misclassified.
+
+    Example:
+        >>> margin(torch.tensor([[3.0, 1.0, 2.5]]), torch.tensor([0]))
+        tensor([0.5000])
+    """
+    own = logits.gather(1, labels[:, None]).squeeze(1)
+    if targets is not None:
+        return own - logits.gather(1, targets[:, None]).squeeze(1)
+    others = logits.scatter(1, labels[:, None], -torch.inf)
+    return own - others.amax(dim=1)
+
+
+@contextmanager
+def frozen_parameters(model: Model) -> Iterator[None]:
+    """Switch the gradient of the parameters off: computing it as well would double the cost of a backward pass."""
+    parameters = list(model.parameters()) if isinstance(model, nn.Module) else []
+    were_on = [parameter for parameter in parameters if parameter.requires_grad]
+    for parameter in were_on:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in were_on:
+            parameter.requires_grad_(True)
+
+
+class Passes:
+    """The model as the metrics see it, with the passes that each of `count` images has cost so far.
+
+    `rows` says which image each row of a batch belongs to; an image may have several rows in one batch.
+    """
+
+    def __init__(self, model: Model, count: int, device: torch.device) -> None:
+        self.model = model
+        self.forward = torch.zeros(count, dtype=torch.long, device=device)
+        self.backward = torch.zeros(count, dtype=torch.long, device=device)
+
+    def logits(self, images: Tensor, rows: Tensor) -> Tensor:
+        """The logits of `images`, shape (R, K), without a graph."""
+        self._count(self.forward, rows)
+        with torch.no_grad():
+            return self.model(images)
+
+    def margin_gradient(self, images: Tensor, labels: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The logits, shape (R, K), and the gradient of `margin` with respect to each image."""
+        self._count(self.forward, rows)
+        images = images.detach().requires_grad_(True)
+        with torch.enable_grad():
+            logits = self.model(images)
+            objective = margin(logits, labels).sum()
+        return logits.detach(), self._gradient(objective, images, rows)
+
+    def target_gradients(self, images: Tensor, labels: Tensor, targets: Tensor, rows: Tensor) -> Iterator[Tensor]:
+        """The gradient of logit[label] - logit[target] for each of the T columns of `targets`, shape (R, T).
+
+        One forward pass serves all targets. Gradients come one by one, so that only one is in memory.
+        """
+        self._count(self.forward, rows)
+        images = images.detach().requires_grad_(True)
+        with torch.enable_grad():
+            logits = self.model(images)
+            columns = targets.shape[1]
+            for column in range(columns):
+                objective = margin(logits, labels, targets[:, column]).sum()
+                yield self._gradient(objective, images, rows, keep_graph=column + 1 < columns)
+
+    def _gradient(self, objective: Tensor, images: Tensor, rows: Tensor, keep_graph: bool = False) -> Tensor:
+        self._count(self.backward, rows)
+        if not objective.requires_grad:
+            # The logits do not depend on the image in a way that autograd can see: no gradient is a zero gradient.
+            return torch.zeros_like(images)
+        (gradient,) = torch.autograd.grad(objective, images, retain_graph=keep_graph, allow_unused=True)
+        return torch.zeros_like(images) if gradient is None else gradient
+
+    def _count(self, passes: Tensor, rows: Tensor) -> None:
+        passes.index_add_(0, rows, torch.ones_like(rows))
+
+
+def check_model(model: Model) -> None:
+    """Refuse a network in training mode: its outputs are random or depend on the other images of the batch.
+
+    Raises:
+        ValueError: naming the first layer that is in training mode.
+    """
+    if not isinstance(model, nn.Module):
+        return
+    for name, module in model.named_modules():
+        # A container without layers of its own behaves alike in both modes, but its flag is what users set.
+        if module.training:
+            where = f"layer {name!r}" if name else "the network"
+            raise ValueError(f"got a model with {where} in training mode, expected evaluation mode: call model.eval()")
+
+
+def check_images(images: Tensor, labels: Tensor) -> None:
+    """Refuse images and labels that cannot be a batch of an image classifier.
+
+    Raises:
+        ValueError: with what was got and what was expected.
+    """
+    if images.dim() != 4 or not len(images):
+        raise ValueError(f"got images of shape {tuple(images.shape)}, expected (N, C, H, W) with N >= 1")
+    if images.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"got images of {images.dtype}, expected torch.float32 or torch.float64 in [0, 1]")
+    if labels.shape != images.shape[:1]:
+        raise ValueError(f"got labels of shape {tuple(labels.shape)}, expected ({len(images)},), one for each image")
+    if labels.dtype != torch.long:
+        raise ValueError(f"got labels of {labels.dtype}, expected torch.int64 class numbers")
+    if labels.device != images.device:
+        raise ValueError(f"got images on {images.device} and labels on {labels.device}, expected one device")
+    if not images.isfinite().all():
+        bad = int((~images.isfinite().flatten(1).all(dim=1)).nonzero()[0])
+        raise ValueError(f"got NaN or infinity in image {bad} of the batch, expected values in [0, 1]")
+    low, high = float(images.min()), float(images.max())
+    if low < 0 or high > 1:
+        raise ValueError(
+            f"got image values from {low:g} to {high:g}, expected [0, 1]: "
+            "scale the images, and put the normalisation inside the model"
+        )
+
+
+def check_logits(logits: Tensor, labels: Tensor) -> None:
+    """Refuse outputs that are not logits for these labels.
+
+    Raises:
+        ValueError: for a wrong shape, NaN, labels out of range, or probabilities: margins of probabilities are not
+            comparable, and CLEVER scores of them are wrong.
+    """
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(labels) or logits.shape[1] < 2:
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"got model output {shape}, expected logits of shape ({len(labels)}, K) with K >= 2 classes")
+    if not logits.isfinite().all():
+        raise ValueError("got NaN or infinity among the logits, expected finite numbers")
+    if int(labels.min()) < 0 or int(labels.max()) >= logits.shape[1]:
+        raise ValueError(
+            f"got labels from {int(labels.min())} to {int(labels.max())}, "
+            f"expected 0 to {logits.shape[1] - 1}: the model has {logits.shape[1]} classes"
+        )
+    sums = logits.sum(dim=1)
+    if (logits >= 0).all() and torch.allclose(sums, torch.ones_like(sums), atol=1e-4):
+        raise ValueError(
+            "got outputs that are never negative and sum to 1, which look like probabilities, expected logits: "
+            "return the input of the softmax"
+        )
+
+
+def rounding_slack(logits: Tensor) -> Tensor:
+    """How far below 0 a margin has to be, for each row, so that rounding cannot turn the verdict; shape (R,).
+
+    The last bits of a logit depend on the batch that the image is in and on the number of threads. Sixteen units in
+    the last place of the largest logit are several times what was seen, and a few millionths of a usual margin.
+    """
+    return 16 * torch.finfo(logits.dtype).eps * logits.abs().amax(dim=1)
+
+
+def checked_logits(passes: Passes, images: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
+    """The clean logits, after two calls that have to agree.
+
+    Raises:
+        ValueError: if the outputs are no logits or differ between two calls on the same images.
+    """
+    logits = passes.logits(images, rows)
+    check_logits(logits, labels)
+    again = passes.logits(images, rows)
+    if not torch.allclose(logits, again, rtol=1e-4, atol=float(100 * rounding_slack(logits).max())):
+        difference = float((logits - again).abs().max())
+        raise ValueError(
+            f"got outputs that differ by up to {difference:g} between two calls on the same images, "
+            "expected a deterministic model: a random one needs another kind of measurement"
+        )
+    return logits

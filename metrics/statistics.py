@@ -1,0 +1,120 @@
+"""Intervals and comparisons for distances and scores: exact ones, without resampling and without assumed laws.
+
+Values may be infinite: a censored distance is larger than any that was measured.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def share(successes: int, total: int, confidence: float = 0.95) -> Estimate:
+    """A share with its interval by Clopper & Pearson (1934), which covers at least as often as it says.
+
+    Raises:
+        ValueError: unless 0 <= successes <= total and total >= 1.
+
+    Example:
+        >>> share(95, 100)
+        Estimate(value=0.95, low=0.887..., high=0.983...)
+    """
+    if not 0 <= successes <= total or total < 1:
+        raise ValueError(f"got {successes} of {total}, expected 0 <= successes <= total and total >= 1")
+    interval = stats.binomtest(successes, total).proportion_ci(confidence, method="exact")
+    return Estimate(successes / total, float(interval.low), float(interval.high))
+
+
+def median(values: Sequence[float], confidence: float = 0.95) -> Estimate:
+    """The median with its interval between two order statistics (exact, from the sign test).
+
+    Too few values for the confidence give an infinite interval.
+
+    Raises:
+        ValueError: for no values or NaN.
+
+    Example:
+        >>> median([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, float("inf")])
+        Estimate(value=5.0, low=2.0, high=8.0)
+    """
+    ordered = np.sort(np.asarray(values, dtype=float))
+    if not len(ordered) or np.isnan(ordered).any():
+        raise ValueError(f"got {len(ordered)} values, {int(np.isnan(ordered).sum())} of them NaN, expected numbers")
+    middle = _middle(ordered)
+    # The k-th smallest and k-th largest enclose the median unless fewer than k values lie on one side of it.
+    rank = int(stats.binom.ppf((1 - confidence) / 2, len(ordered), 0.5))
+    if rank < 1:
+        return Estimate(middle, -np.inf, np.inf)
+    return Estimate(middle, float(ordered[rank - 1]), float(ordered[-rank]))
+
+
+def _middle(ordered: np.ndarray) -> float:
+    low, high = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]
+    # Half the sum of two equal infinities is that infinity; of opposite ones, nothing.
+    return float(low) if low == high else float((low + high) / 2)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models on the same images.
+
+    Attributes:
+        pairs: number of images.
+        candidate: median of the candidate.
+        reference: median of the reference.
+        difference: median of candidate - reference, image by image.
+        p_value: of the one-sided Wilcoxon signed-rank test; small if the candidate is better.
+    """
+
+    pairs: int
+    candidate: float
+    reference: float
+    difference: Estimate
+    p_value: float
+
+
+def compare(candidate: Sequence[float], reference: Sequence[float], confidence: float = 0.95) -> Comparison:
+    """Compare values of two models on the same images, pair by pair; larger is better.
+
+    Two infinite values are a tie. The test is Wilcoxon's (1945) on the differences, ties at zero left out.
+
+    Raises:
+        ValueError: for sequences of different lengths, empty ones, or NaN.
+
+    Example:
+        >>> better = compare([2.0, 3.0, 4.0, 5.0, 6.0, 7.0], [1.0, 1.0, 1.0, 1.0, 1.0, 1.0])
+        >>> better.difference.value, round(better.p_value, 4)
+        (3.5, 0.0156)
+    """
+    ours, theirs = (np.asarray(values, dtype=float) for values in (candidate, reference))
+    if ours.shape != theirs.shape or not len(ours):
+        raise ValueError(f"got {len(ours)} and {len(theirs)} values, expected as many of both, and at least one")
+    with np.errstate(invalid="ignore"):
+        differences = np.where(np.isinf(ours) & np.isinf(theirs), 0.0, ours - theirs)
+    return Comparison(
+        pairs=len(ours),
+        candidate=median(ours, confidence).value,
+        reference=median(theirs, confidence).value,
+        difference=median(differences, confidence),
+        p_value=_wilcoxon(differences),
+    )
+
+
+def _wilcoxon(differences: np.ndarray) -> float:
+    if not differences.any():
+        return 1.0
+    # Ranks are all that counts: an infinite difference is one beyond the largest finite one.
+    finite = np.abs(differences[np.isfinite(differences)])
+    beyond = 2 * finite.max(initial=0.0) + 1
+    ranked = np.clip(differences, -beyond, beyond)
+    return float(stats.wilcoxon(ranked, alternative="greater").pvalue)

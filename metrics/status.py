@@ -1,0 +1,25 @@
+"""What became of an image: the vocabulary of every metric's `.status`."""
+
+from enum import IntEnum
+
+
+class Status(IntEnum):
+    """The status of one image; a result's `.status` tensor holds these numbers.
+
+    Example:
+        >>> Status(1).name.lower()
+        'misclassified'
+    """
+
+    ATTACKED = 0
+    """An adversarial example was found and verified: the distance is an upper bound."""
+    MISCLASSIFIED = 1
+    """The clean prediction is wrong: the distance is 0 by definition and there is no CLEVER score."""
+    CENSORED = 2
+    """No adversarial example was found within the budget: the distance is infinite, that is, not known."""
+    ESTIMATED = 3
+    """A CLEVER score below the radius."""
+    SATURATED = 4
+    """A CLEVER score at the radius: the estimate is "at least", not a value."""
+    UNAVAILABLE = 5
+    """No CLEVER score: the sampled gradients are zero, so they say nothing about the bound."""

@@ -1,0 +1,1 @@
+"""Records in, reports out: results.json, HTML with figures, and the summary of the terminal."""

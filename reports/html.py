@@ -1,0 +1,162 @@
+"""The HTML report: pytest-html's, with verdict, table and figures on top and columns for model, norm and image."""
+
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reports import figures
+from reports.summary import HEADER, Summary, cells, headline, summarise
+from robustness_tests.harness.records import RECORDS
+from robustness_tests.harness.run import RUN, Run, is_worker
+
+MANY_ROWS = 300
+"""Above so many tests, passed ones about single images are left out of the rows: pytest-html redraws all rows on each
+click, which takes seconds for thousands."""
+
+COLUMNS = {"model": "Model", "norm": "Norm", "image": "Image", "distance": "Distance", "clever": "CLEVER"}
+REPORT_DATA = pytest.StashKey[Any]()
+CSS = Path(__file__).with_name("report.css")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the report without being asked; `--html` still says where."""
+    if is_worker(config) or config.option.collectonly or config.getoption("htmlpath", None):
+        return
+    config.option.htmlpath = str(config.stash[RUN].results / "report.html")
+    config.option.self_contained_html = True
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Hook into pytest-html, in the process that writes."""
+    if not is_worker(session.config) and session.config.pluginmanager.hasplugin("html"):
+        session.config.pluginmanager.register(Rows(session.config), "robustness-html-rows")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Leave no report behind when no test was about a model."""
+    config = session.config
+    if is_worker(config) or config.stash[RECORDS].ours() or "--html" in " ".join(config.invocation_params.args):
+        return
+    from pytest_html.basereport import BaseReport  # noqa: PLC0415  # optional at run time: -p no:html
+
+    for plugin in list(config.pluginmanager.get_plugins()):
+        if isinstance(plugin, BaseReport):
+            config.pluginmanager.unregister(plugin)
+
+
+class Rows:
+    """The hooks of pytest-html."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.report_data: Any = None
+
+    def pytest_html_report_title(self, report: Any) -> None:
+        """Name the subject in the title, and keep the counts for rows that are left out."""
+        run = self.config.stash[RUN]
+        self.report_data = report
+        report.title = f"Robustness of {run.model} on {run.dataset}"
+
+    def pytest_html_results_table_header(self, cells: list[str]) -> None:
+        """Add our columns after the name of the test."""
+        for place, (name, title) in enumerate(COLUMNS.items(), start=2):
+            cells.insert(place, f'<th class="sortable" data-column-type="{name}">{title}</th>')
+        del cells[-1]
+
+    def pytest_html_results_table_row(self, report: Any, cells: list[str]) -> None:
+        """Fill our columns, or leave the row out."""
+        values = dict(report.user_properties) if hasattr(report, "user_properties") else {}
+        if report.when == "call" and report.passed and "image" in values and self._many():
+            self.report_data.outcomes["passed"]["value"] += 1
+            del cells[:]
+            return
+        for place, name in enumerate(COLUMNS, start=2):
+            cells.insert(place, f'<td class="col-{name}">{escape(_fixed_width(values.get(name)))}</td>')
+        del cells[-1]
+
+    def pytest_html_results_summary(self, prefix: list[str], session: pytest.Session) -> None:
+        """Put verdict, table and figures on top."""
+        records = self.config.stash[RECORDS]
+        if not records.ours():
+            return
+        run = self.config.stash[RUN]
+        summary = summarise(run, records, int(session.exitstatus))
+        prefix.append(f"<style>{CSS.read_text(encoding='utf-8')}</style>")
+        prefix.append(verdict(run, summary))
+        prefix.append(table(summary))
+        drawn = [
+            ("CLEVER against adversarial distance", CLEVER_CAPTION, figures.scatter(run, records.ours())),
+            ("Adversarial distances", DISTANCES_CAPTION, figures.distances(run, records.ours())),
+        ]
+        prefix.extend(figure(title, caption, svg) for title, caption, svg in drawn if svg)
+        if self._many():
+            prefix.append(
+                "<p>Passed tests about single images are counted below and left out of the rows; "
+                "every one is in results.json.</p>"
+            )
+
+    def _many(self) -> bool:
+        return self.config.stash[RECORDS].collected > MANY_ROWS
+
+
+CLEVER_CAPTION = (
+    "One point for each image. CLEVER estimates a lower bound of the distance and an attack gives an upper one, "
+    "so a point above the dashed diagonal is a wrong score."
+)
+DISTANCES_CAPTION = (
+    "Share of images whose label an attack can change within a distance. The lower curve is the more robust model; "
+    "it starts at the share of misclassified images and ends below 1 where attacks found nothing."
+)
+
+
+def _fixed_width(value: object) -> str:
+    # pytest-html sorts columns as text.
+    if isinstance(value, bool) or value is None:
+        return ""
+    if isinstance(value, int):
+        return f"{value:05d}"
+    return f"{value:07.4f}" if isinstance(value, float) else str(value)
+
+
+def verdict(run: Run, summary: Summary) -> str:
+    """The verdict, what was run, and what a reader has to know before believing it."""
+    effort = "quick" if run.quick else "default"
+    facts = {
+        "Candidate": run.model,
+        "Reference": run.against,
+        "Dataset": f"{run.dataset}, {run.images} images",
+        "Norms": ", ".join(run.norms),
+        "Budget": effort,
+        "Seed": str(run.seed),
+        "Thresholds": ", ".join(run.thresholds.files),
+        "Passes": f"{summary.forward:,} forward, {summary.backward:,} backward",
+        "Measurements": f"{summary.measured:,} made in this run, {summary.stored:,} read from the store",
+    }
+    notes = "".join(f'<p class="robustness-note">{escape(note)}</p>' for note in summary.notes)
+    items = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>" for name, text in facts.items())
+    kind = "pass" if summary.verdict == "pass" else "fail"
+    return (
+        f'<div class="robustness-verdict robustness-{kind}"><h2>{escape(headline(run, summary))}</h2>'
+        f"{notes}<dl>{items}</dl></div>"
+    )
+
+
+def table(summary: Summary) -> str:
+    """One row for each property, model and norm."""
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in HEADER)
+    body = ""
+    for row in summary.rows:
+        texts = "".join(f"<td>{escape(text)}</td>" for text in cells(row)[:-1])
+        why = f'<div class="robustness-why">{escape(row.message)}</div>' if row.message else ""
+        body += f'<tr class="robustness-{escape(row.outcome)}">{texts}<td><b>{escape(row.outcome)}</b>{why}</td></tr>'
+    return f'<table class="robustness-table"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+
+
+def figure(title: str, caption: str, svg: str) -> str:
+    """A figure with its caption, which is also its text alternative."""
+    text = escape(caption)
+    image = svg.replace("<svg", f'<svg role="img" aria-label="{text}"', 1)
+    return f'<figure class="robustness-figure"><h3>{escape(title)}</h3>{image}<figcaption>{text}</figcaption></figure>'

@@ -1,0 +1,211 @@
+"""What a run has shown: one row for each property, model and norm. Every report draws this."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from robustness_tests.harness.records import Record, Records
+from robustness_tests.harness.run import Run
+
+VERDICTS = {0: "pass", 1: "fail", 2: "interrupted", 3: "internal error", 4: "usage error", 5: "no tests"}
+BAD = ("failed", "error", "crashed")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A property of a model, as measured.
+
+    Attributes:
+        property: name of the test function.
+        model: the model that it is about.
+        reference: the model that it is compared with, if any.
+        norm: norm of the perturbation, if any.
+        epsilon: size of the perturbation, if any.
+        images: number of images that it rests on.
+        value: what was measured; a share of images for a property that is tested image by image.
+        low: lower end of the interval, of the value or, in a comparison, of the difference.
+        high: upper end of it.
+        difference: median of the differences, in a comparison.
+        threshold: what the value, or the p-value of a comparison, is held against.
+        reference_value: the same for the reference.
+        outcome: passed, failed, skipped, error or crashed.
+        message: why it did not pass.
+    """
+
+    property: str
+    model: str | None
+    reference: str | None
+    norm: str | None
+    epsilon: str | None
+    images: int | None
+    value: float | None
+    low: float | None
+    high: float | None
+    difference: float | None
+    threshold: float | None
+    reference_value: float | None
+    p_value: float | None
+    median_ratio: float | None
+    outcome: str
+    message: str
+
+    @property
+    def title(self) -> str:
+        """The property in words.
+
+        Example:
+            "robust accuracy at linf 0.05" for `test_robust_accuracy` with norm and epsilon.
+        """
+        words = self.property.removeprefix("test_").replace("_", " ")
+        where = " ".join(part for part in (self.norm, self.epsilon) if part)
+        return f"{words}, {where}" if where else words
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All rows, and the verdict.
+
+    Attributes:
+        verdict: pass, fail, interrupted, internal error, usage error or no tests: the exit status in words.
+        exit_status: of pytest.
+        rows: properties of models first, then those that are tested image by image.
+        notes: what a reader has to know before believing the verdict: quick, partial, missing tests.
+        forward: forward passes spent on all images of the run, whether now or when they were stored.
+        backward: backward passes.
+        measured: measurements made in this run.
+        stored: measurements read from the store.
+    """
+
+    verdict: str
+    exit_status: int
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+    forward: int
+    backward: int
+    measured: int
+    stored: int
+
+
+def summarise(run: Run, records: Records, exit_status: int) -> Summary:
+    """The summary of a run, finished or not."""
+    ours = records.ours()
+    of_images = [record for record in ours if "image" in record.about]
+    of_models = [record for record in ours if "image" not in record.about]
+    rows = [*_sorted(map(_model_row, of_models)), *_sorted(_image_rows(of_images))]
+    costs = [record.values for record in of_images if "stored" in record.values]
+    return Summary(
+        verdict=VERDICTS.get(exit_status, "internal error"),
+        exit_status=exit_status,
+        rows=tuple(rows),
+        notes=tuple(_notes(run, records)),
+        forward=sum(cost["forward"] for cost in costs),
+        backward=sum(cost["backward"] for cost in costs),
+        measured=sum(not cost["stored"] for cost in costs),
+        stored=sum(bool(cost["stored"]) for cost in costs),
+    )
+
+
+def _sorted(rows: Iterable[Row]) -> list[Row]:
+    """Workers finish in any order; the report has one."""
+    return sorted(rows, key=lambda row: (row.property, row.norm or "", float(row.epsilon or 0), row.model or ""))
+
+
+def _notes(run: Run, records: Records) -> list[str]:
+    notes = []
+    if run.quick:
+        notes.append("Quick: a small budget for each image. Not for a release.")
+    if run.model == run.against:
+        notes.append(f"Not compared: --model and --against are both {run.model}.")
+    if records.deselected:
+        notes.append(f"Partial: {records.deselected} tests were left out on the command line. Not for a release.")
+    if records.missing:
+        notes.append(f"Incomplete: {records.missing} of {records.collected} tests were not reported.")
+    return notes
+
+
+def _image_rows(records: Sequence[Record]) -> list[Row]:
+    groups: dict[tuple[str, ...], list[Record]] = {}
+    for record in records:
+        place = (record.property, str(record.about.get("model", "")), str(record.about.get("norm", "")))
+        groups.setdefault(place, []).append(record)
+    return [_image_row(*place, group) for place, group in groups.items()]
+
+
+def _image_row(name: str, model: str, norm: str, group: Sequence[Record]) -> Row:
+    judged = [record for record in group if record.outcome != "skipped"]
+    bad = [record for record in judged if record.outcome in BAD]
+    good = sum(record.outcome == "passed" for record in judged)
+    outcome = bad[0].outcome if bad else "passed" if judged else "skipped"
+    return _row(
+        name,
+        {"model": model or None, "norm": norm or None},
+        {"images": len(judged), "value": good / len(judged) if judged else None},
+        outcome,
+        bad[0].message if bad else "",
+    )
+
+
+def _model_row(record: Record) -> Row:
+    return _row(record.property, record.about, record.values, record.outcome, record.message)
+
+
+def _row(name: str, about: dict[str, object], values: dict[str, object], outcome: str, message: str) -> Row:
+    def number(key: str) -> float | None:
+        value = values.get(key)
+        return float(value) if isinstance(value, int | float) else None
+
+    def text(key: str) -> str | None:
+        value = about.get(key)
+        return None if value is None else str(value)
+
+    images = values.get("images")
+    return Row(
+        property=name,
+        model=text("model"),
+        reference=text("reference"),
+        norm=text("norm"),
+        epsilon=text("epsilon"),
+        images=images if isinstance(images, int) else None,
+        value=number("value"),
+        low=number("low"),
+        high=number("high"),
+        difference=number("difference"),
+        threshold=number("threshold"),
+        reference_value=number("reference_value"),
+        p_value=number("p_value"),
+        median_ratio=number("median_ratio"),
+        outcome=outcome,
+        message=message,
+    )
+
+
+HEADER = ("property", "model", "measured", "interval", "needed", "images", "verdict")
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """The row as text, in the columns of `HEADER`."""
+    if row.reference_value is not None:
+        measured = f"{_decimal(row.value)} against {_decimal(row.reference_value)}"
+        interval = f"{_signed(row.low)} to {_signed(row.high)}"
+        needed = f"larger, p <= {row.threshold:g} (p = {row.p_value:.2g})"
+    else:
+        measured = "" if row.value is None else f"{row.value:.1%}"
+        if row.median_ratio is not None:
+            measured += f", median ratio {row.median_ratio:.2f}"
+        interval = "" if row.low is None or row.high is None else f"{row.low:.1%} to {row.high:.1%}"
+        needed = "" if row.threshold is None or row.value is None else f">= {row.threshold:.1%}"
+    images = "" if row.images is None else str(row.images)
+    return (row.title, row.model or "", measured, interval, needed, images, row.outcome)
+
+
+def _decimal(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _signed(value: float | None) -> str:
+    return "?" if value is None else f"{value:+.4f}"
+
+
+def headline(run: Run, summary: Summary) -> str:
+    """The verdict in one line."""
+    comparison = "" if run.model == run.against else f" against {run.against}"
+    return f"{summary.verdict.upper()}: {run.model}{comparison} on {run.dataset}, {run.images} images"

@@ -1,0 +1,1 @@
+"""What lets a test ask for a number: options, the run, the store of measurements, workers, fixtures."""

@@ -1,0 +1,129 @@
+"""Which tests there are: ids from options and integers only, in an order that keeps a batch on one worker."""
+
+from collections.abc import Iterable, Iterator
+
+import pytest
+
+from robustness_tests.harness.run import BATCH_SIZES, RUN, Run
+from robustness_tests.harness.workers import visible_gpus
+
+METRICS = ("adversarial_distance", "clever")
+"""The fixtures that measure; a test that asks for one needs batches of it."""
+
+
+def batch_size_of(run: Run) -> int:
+    """Images measured together: as given, or by kind of device."""
+    if run.batch_size is not None:
+        return run.batch_size
+    on_gpu = run.device.startswith("cuda") or (run.device == "auto" and visible_gpus())
+    return BATCH_SIZES["cuda" if on_gpu else "cpu"]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give values to the arguments `model`, `norm`, `epsilon` and `image` of a test, in this order in its id.
+
+    A test that asks for `candidate` and not for `model` has the candidate's name in its id all the same.
+    """
+    run = metafunc.config.stash[RUN]
+    names, rows = _parameters(run, metafunc)
+    if names:
+        ids = ["-".join(_identity(run, metafunc, names, row)) for row in rows]
+        metafunc.parametrize(names, rows, ids=ids)
+
+
+def _parameters(run: Run, metafunc: pytest.Metafunc) -> tuple[list[str], list[tuple[object, ...]]]:
+    taken = {name for mark in metafunc.definition.iter_markers("parametrize") for name in _names_of(mark)}
+    wanted = [
+        name
+        for name in ("model_name", "norm", "epsilon", "image")
+        if name in metafunc.fixturenames and name not in taken
+    ]
+    rows: list[tuple[object, ...]] = [()]
+    for name in wanted:
+        rows = [(*row, value) for row in rows for value in _values(run, name, dict(zip(wanted, row, strict=False)))]
+    return wanted, rows
+
+
+def _names_of(mark: pytest.Mark) -> Iterable[str]:
+    names = mark.args[0]
+    return [name.strip() for name in names.split(",")] if isinstance(names, str) else names
+
+
+def _values(run: Run, name: str, so_far: dict[str, object]) -> Iterable[object]:
+    if name == "model_name":
+        return run.models
+    if name == "norm":
+        return run.norms
+    if name == "epsilon":
+        return run.thresholds.epsilons(run.dataset, str(so_far["norm"]))
+    return range(run.images)
+
+
+def _identity(run: Run, metafunc: pytest.Metafunc, names: list[str], row: tuple[object, ...]) -> Iterator[str]:
+    values = dict(zip(names, row, strict=True))
+    if "model_name" in values:
+        yield str(values.pop("model_name"))
+    elif "candidate" in metafunc.fixturenames:
+        yield run.model
+        if "reference" in metafunc.fixturenames:
+            yield run.against
+    yield run.dataset
+    for name, value in values.items():
+        yield f"{value:05d}" if name == "image" else str(value)
+
+
+def image_of(item: pytest.Item) -> int | None:
+    """The dataset index that a test is about; None for a test about a model."""
+    return _callspec(item).get("image")
+
+
+def _callspec(item: pytest.Item) -> dict[str, object]:
+    callspec = getattr(item, "callspec", None)
+    return callspec.params if callspec is not None else {}
+
+
+def subject_of(item: pytest.Item, run: Run) -> dict[str, object]:
+    """What a test is about, for its record: plain values."""
+    params = _callspec(item)
+    fixtures = getattr(item, "fixturenames", ())
+    about: dict[str, object] = {"property": getattr(item, "originalname", item.name)}
+    if "model_name" in params:
+        about["model"] = params["model_name"]
+    elif "candidate" in fixtures:
+        about["model"] = run.model
+    if "reference" in fixtures:
+        about["reference"] = run.against
+    about |= {name: params[name] for name in ("norm", "epsilon", "image") if name in params}
+    return about
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests about images first, batch by batch; then those about models, which find all batches measured."""
+    run = config.stash[RUN]
+    order = {name: number for number, name in enumerate(run.models)}
+    batch = batch_size_of(run)
+
+    def place(item: pytest.Item) -> tuple[bool, int, int]:
+        image = image_of(item)
+        model = order.get(str(subject_of(item, run).get("model")), len(order))
+        return (False, model, image // batch) if isinstance(image, int) else (True, 0, 0)
+
+    items.sort(key=place)
+
+
+def batches_of(items: Iterable[pytest.Item], run: Run) -> set[tuple[str, str, str, int]]:
+    """The batches that tests need: (metric, model, norm, first image)."""
+    batch = batch_size_of(run)
+    needed: set[tuple[str, str, str, int]] = set()
+    for item in items:
+        metrics = [name for name in METRICS if name in getattr(item, "fixturenames", ())]
+        if not metrics:
+            continue
+        about = subject_of(item, run)
+        models = {str(about[role]) for role in ("model", "reference") if role in about} or set(run.models)
+        norms = [str(about["norm"])] if "norm" in about else run.norms
+        image = about.get("image")
+        firsts = [image // batch * batch] if isinstance(image, int) else range(0, run.images, batch)
+        needed |= {(m, model, norm, first) for m in metrics for model in models for norm in norms for first in firsts}
+    return needed

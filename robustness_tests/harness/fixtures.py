@@ -1,0 +1,111 @@
+"""The fixtures that tests ask for. They work in any test below the root of the checkout.
+
+    def test_my_image(candidate, adversarial_distance):
+        assert adversarial_distance(candidate, 7, norm="l2").distance > 0.3
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pytest
+
+from robustness_tests.harness.collection import batch_size_of
+from robustness_tests.harness.progress import batch_done
+from robustness_tests.harness.run import RUN, Run
+from robustness_tests.harness.thresholds import Thresholds
+from robustness_tests.harness.values import plain
+
+if TYPE_CHECKING:
+    # Importing torch takes seconds; the controller of a distributed run never needs it.
+    from robustness_tests.harness.measurements import DistanceOfImage, Measurements, ScoreOfImage, Subject
+
+
+class AdversarialDistance(Protocol):
+    """The fixture `adversarial_distance`."""
+
+    def __call__(self, model: Subject, image: int, *, norm: str) -> DistanceOfImage:
+        """The adversarial distance of the image with this dataset index."""
+
+
+class Clever(Protocol):
+    """The fixture `clever`."""
+
+    def __call__(self, model: Subject, image: int, *, norm: str) -> ScoreOfImage:
+        """The CLEVER score of the image with this dataset index."""
+
+
+class Measured(Protocol):
+    """The fixture `measured`."""
+
+    def __call__(self, **values: Any) -> None:
+        """Put values into the record of the running test."""
+
+
+@pytest.fixture(scope="session")
+def run(pytestconfig: pytest.Config) -> Run:
+    """The options of this run."""
+    return pytestconfig.stash[RUN]
+
+
+@pytest.fixture(scope="session")
+def thresholds(run: Run) -> Thresholds:
+    """What counts as good enough: thresholds.toml and the file of `--thresholds`."""
+    return run.thresholds
+
+
+@pytest.fixture(scope="session")
+def images(run: Run) -> range:
+    """The dataset indices of this run's images."""
+    return range(run.images)
+
+
+@pytest.fixture(scope="session")
+def measurements(run: Run, pytestconfig: pytest.Config) -> Measurements:
+    """All that has been measured, see the fixtures `adversarial_distance` and `clever`."""
+    from robustness_tests.harness.measurements import Measurements  # noqa: PLC0415  # torch, see above
+
+    return Measurements(run, batch_size_of(run), lambda batch, stored: batch_done(pytestconfig, batch, stored))
+
+
+@pytest.fixture(scope="session")
+def candidate(measurements: Measurements, run: Run) -> Subject:
+    """The model under release, `--model`."""
+    return measurements.subject(run.model)
+
+
+@pytest.fixture(scope="session")
+def reference(measurements: Measurements, run: Run) -> Subject:
+    """The model that the candidate has to beat, `--against`."""
+    return measurements.subject(run.against)
+
+
+@pytest.fixture
+def model(measurements: Measurements, model_name: str) -> Subject:
+    """Each model of the run in turn: a test that asks for it runs once for candidate and reference."""
+    return measurements.subject(model_name)
+
+
+@pytest.fixture(scope="session")
+def adversarial_distance(measurements: Measurements) -> AdversarialDistance:
+    """Measure the adversarial distance: `adversarial_distance(model, image, norm=...)`."""
+    return lambda model, image, *, norm: measurements.distance(model.name, image, norm)
+
+
+@pytest.fixture(scope="session")
+def clever(measurements: Measurements) -> Clever:
+    """Measure the CLEVER score: `clever(model, image, norm=...)`."""
+    return lambda model, image, *, norm: measurements.score(model.name, image, norm)
+
+
+@pytest.fixture
+def measured(request: pytest.FixtureRequest) -> Measured:
+    """Put values into the record of the running test: `measured(distance=..., threshold=...)`, plain or tensors.
+
+    They go to results.json, the HTML report and, as properties, to JUnit XML.
+    """
+
+    def record(**values: Any) -> None:
+        request.node.user_properties.extend((name, plain(value)) for name, value in values.items())
+
+    return record

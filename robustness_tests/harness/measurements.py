@@ -1,0 +1,231 @@
+"""What a test gets when it asks for a number: the subject, and the measurement of one image."""
+
+import functools
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import metrics
+from metrics import AdversarialDistances, Attack, CleverScores, Status
+from robustness_tests.harness.reproducible import device_kind, reproducible, resolve_device
+from robustness_tests.harness.run import Run
+from robustness_tests.harness.store import Key, Store
+from robustness_tests.subjects.catalog import DATASETS, MODELS
+from robustness_tests.subjects.datasets import Images, load_dataset
+from robustness_tests.subjects.models import load_model, model_digest
+
+SAMPLES_AT_ONCE = 5
+"""CLEVER has many samples of an image, an attack one point: so many more rows make up a pass of the same size."""
+
+CLEVER_BUDGETS = {"quick": {"blocks": 20, "block_size": 12}, "default": {"blocks": 40, "block_size": 24}}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model under test, with the images that it is tested on.
+
+    Attributes:
+        name: as on the command line.
+        network: in evaluation mode, parameters frozen, on `device`.
+        dataset: name of the dataset.
+        images: its test split, on the CPU.
+        device: where the network is.
+        digest: of weights and code.
+    """
+
+    name: str
+    network: nn.Module
+    dataset: str
+    images: Images
+    device: torch.device
+    digest: str
+
+    def __repr__(self) -> str:
+        return f"Subject({self.name!r} on {self.dataset!r}, {self.device})"
+
+    def logits(self, images: Tensor) -> Tensor:
+        """The logits of images, shape (N, K), on the CPU, without a graph."""
+        with torch.no_grad(), reproducible():
+            return self.network(images.to(self.device)).cpu()
+
+    def image(self, index: int) -> Tensor:
+        """The image of a dataset index, shape (C, H, W)."""
+        return self.images.images[index]
+
+    def label(self, index: int) -> int:
+        """The class of a dataset index."""
+        return int(self.images.labels[index])
+
+
+@dataclass(frozen=True)
+class DistanceOfImage:
+    """The adversarial distance of one image; see `metrics.AdversarialDistances`."""
+
+    image: int
+    distance: float
+    status: Status
+    attack: Attack
+    adversarial: Tensor
+    forward: int
+    backward: int
+    stored: bool
+
+
+@dataclass(frozen=True)
+class ScoreOfImage:
+    """The CLEVER score of one image; see `metrics.CleverScores`."""
+
+    image: int
+    score: float
+    lower: float
+    upper: float
+    raw: float
+    target: int
+    p_value: float
+    degenerate_fit: bool
+    no_finite_endpoint: bool
+    zero_gradient: bool
+    radius: float
+    status: Status
+    forward: int
+    backward: int
+    stored: bool
+
+
+@functools.cache
+def subject(name: str, dataset: str, device: str) -> Subject:
+    """A bundled model and its dataset, loaded once in a process."""
+    card, images, where = MODELS[name], _images(dataset), resolve_device(device)
+    with reproducible():
+        network = load_model(card, images, where)
+    return Subject(name, network, dataset, images, where, model_digest(card))
+
+
+@functools.cache
+def _images(dataset: str) -> Images:
+    return load_dataset(dataset)
+
+
+@functools.cache
+def _metric_code() -> str:
+    digest = hashlib.sha256()
+    for file in sorted(Path(metrics.__file__).parent.rglob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def seed_of(seed: int, metric: str, model: str, index: int) -> int:
+    """The seed of one image: the same in any batch, selection or number of workers.
+
+    Example:
+        >>> seed_of(0, "clever", "robust", 42)
+        5413041711903735399
+    """
+    return int.from_bytes(hashlib.sha256(f"{seed}/{metric}/{model}/{index}".encode()).digest()[:8]) >> 1
+
+
+class Measurements:
+    """Numbers by model, norm and image: from memory, from the store, or measured with the whole batch.
+
+    `on_batch` is called for each batch that has become available: what it is, and whether it was stored.
+    """
+
+    def __init__(self, run: Run, batch_size: int, on_batch: Callable[[tuple[str, str, str, int], bool], None]) -> None:
+        self.run = run
+        self.batch_size = batch_size
+        self.on_batch = on_batch
+        self.store = Store(run.measurements, run.fresh_since)
+        self._batches: dict[tuple[str, str, str, int], tuple[dict[str, Tensor], bool]] = {}
+
+    def subject(self, name: str) -> Subject:
+        """The model of this name, on the run's dataset and device."""
+        return subject(name, self.run.dataset, self.run.device)
+
+    def distance(self, name: str, index: int, norm: str) -> DistanceOfImage:
+        """The adversarial distance of an image."""
+        row, stored = self._row("adversarial_distance", name, index, norm)
+        return DistanceOfImage(
+            image=index,
+            distance=float(row["distance"]),
+            status=Status(int(row["status"])),
+            attack=Attack(int(row["attack"])),
+            adversarial=row["adversarial"],
+            forward=int(row["forward"]),
+            backward=int(row["backward"]),
+            stored=stored,
+        )
+
+    def score(self, name: str, index: int, norm: str) -> ScoreOfImage:
+        """The CLEVER score of an image."""
+        row, stored = self._row("clever", name, index, norm)
+        return ScoreOfImage(
+            image=index,
+            **{field: float(row[field]) for field in ("score", "lower", "upper", "raw", "p_value")},
+            **{field: int(row[field]) for field in ("target", "forward", "backward")},
+            **{field: bool(row[field]) for field in ("degenerate_fit", "no_finite_endpoint", "zero_gradient")},
+            radius=self._radius(norm),
+            status=Status(int(row["status"])),
+            stored=stored,
+        )
+
+    def _radius(self, norm: str) -> float:
+        return DATASETS[self.run.dataset].clever_radius[norm]
+
+    def _row(self, metric: str, name: str, index: int, norm: str) -> tuple[dict[str, Tensor], bool]:
+        first = index // self.batch_size * self.batch_size
+        batch = (metric, name, norm, first)
+        if batch not in self._batches:
+            self._batches[batch] = self._batch(*batch)
+            self.on_batch(batch, self._batches[batch][1])
+        columns, stored = self._batches[batch]
+        return {column: values[index - first] for column, values in columns.items()}, stored
+
+    def _batch(self, metric: str, name: str, norm: str, first: int) -> tuple[dict[str, Tensor], bool]:
+        model = self.subject(name)
+        last = min(first + self.batch_size, len(model.images.labels))
+        parameters = self._parameters(metric, norm)
+        key = Key(
+            metric=metric,
+            metric_code=_metric_code(),
+            parameters=parameters,
+            model=name,
+            model_digest=model.digest,
+            dataset=model.dataset,
+            dataset_digest=_digest(model.images),
+            norm=norm,
+            first=first,
+            last=last,
+            seed=self.run.seed,
+            dtype=str(model.images.images.dtype),
+            device=device_kind(model.device),
+            torch=torch.__version__,
+        )
+        return self.store.fetch(key, lambda: self._measure(metric, model, norm, range(first, last), parameters))
+
+    def _parameters(self, metric: str, norm: str) -> dict[str, Any]:
+        if metric == "adversarial_distance":
+            return {"effort": self.run.effort, "batch_size": self.batch_size}
+        samples = {"batch_size": self.batch_size * SAMPLES_AT_ONCE, "radius": self._radius(norm)}
+        return samples | CLEVER_BUDGETS[self.run.effort]
+
+    def _measure(
+        self, metric: str, model: Subject, norm: str, indices: range, parameters: Mapping[str, Any]
+    ) -> dict[str, Tensor]:
+        measure: Callable[..., AdversarialDistances | CleverScores] = getattr(metrics, metric)
+        rows = slice(indices.start, indices.stop)
+        images = model.images.images[rows].to(model.device)
+        labels = model.images.labels[rows].to(model.device)
+        seeds = [seed_of(self.run.seed, metric, model.name, index) for index in indices]
+        with reproducible():
+            result = measure(model.network, images, labels, norm=norm, seed=seeds, **parameters)
+        return {field.name: getattr(result, field.name) for field in fields(result)}
+
+
+@functools.cache
+def _digest(images: Images) -> str:
+    return images.digest()

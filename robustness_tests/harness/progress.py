@@ -1,0 +1,174 @@
+"""Progress: how many batches are measured and how long it will take, on a terminal only.
+
+Workers cannot write to the terminal. Each appends what it plans and what it has done to a file of its own; the
+controller reads them and draws one line.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tqdm import tqdm
+
+from robustness_tests.harness.collection import batches_of
+from robustness_tests.harness.run import RUN, is_worker, worker_input
+
+FOLDER = pytest.StashKey[Path | None]()
+DISPLAY = pytest.StashKey["Display"]()
+SECONDS_BETWEEN_LOOKS = 0.25
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Open the folder of the progress files, if there is somebody to show it to."""
+    if is_worker(config):
+        folder = worker_input(config).get("robustness_progress")
+        config.stash[FOLDER] = Path(folder) if folder else None
+        return
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    shown = reporter is not None and reporter.isatty and reporter.verbosity >= 0
+    config.stash[FOLDER] = Path(tempfile.mkdtemp(prefix="robustness-progress-")) if shown else None
+    if shown:
+        config.stash[DISPLAY] = Display(config.stash[FOLDER], reporter)
+        config.pluginmanager.register(config.stash[DISPLAY], "robustness-progress-display")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove the folder."""
+    if not is_worker(config) and config.stash.get(FOLDER, None):
+        config.stash[DISPLAY].stop()
+        shutil.rmtree(config.stash[FOLDER], ignore_errors=True)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell each worker where to write."""
+    folder = node.config.stash[FOLDER]
+    node.workerinput["robustness_progress"] = str(folder) if folder else None
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Write down which batches the selected tests need."""
+    if session.config.stash.get(FOLDER, None) and session.items:
+        _append(session.config, {"planned": sorted(batches_of(session.items, session.config.stash[RUN]))})
+
+
+def batch_done(config: pytest.Config, batch: tuple[str, str, str, int], stored: bool) -> None:
+    """Write down that a batch is there, measured or read."""
+    if config.stash.get(FOLDER, None):
+        _append(config, {"done": [batch], "stored": stored})
+
+
+def _append(config: pytest.Config, event: dict[str, Any]) -> None:
+    folder = config.stash[FOLDER]
+    if folder is None:
+        return
+    with (folder / f"{os.getpid()}.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(event) + "\n")
+
+
+def read_progress(folder: Path) -> tuple[int, int, int]:
+    """Batches planned, batches that were stored, and batches measured, by the files of a folder."""
+    planned: set[tuple[Any, ...]] = set()
+    done: dict[tuple[Any, ...], bool] = {}
+    for file in folder.glob("*.jsonl"):
+        for line in file.read_text(encoding="utf-8").splitlines():
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue  # a line that is just being written
+            planned |= {tuple(batch) for batch in event.get("planned", [])}
+            for batch in event.get("done", []):
+                # What one worker has measured, another one finds stored: it was measured in this run.
+                done[tuple(batch)] = done.get(tuple(batch), True) and event["stored"]
+    stored = sum(done.values())
+    return len(planned | set(done)), stored, len(done) - stored
+
+
+class Display:
+    """One line below the output of pytest, drawn by a thread and taken away whenever pytest writes."""
+
+    def __init__(self, folder: Path, reporter: pytest.TerminalReporter) -> None:
+        self.folder = folder
+        self.reporter = reporter
+        self.lock = threading.RLock()
+        self.stopped = threading.Event()
+        self.thread = threading.Thread(target=self._draw_until_stopped, daemon=True)
+        self.bar: tqdm[Any] | None = None
+
+    def pytest_collection_finish(self) -> None:
+        """Begin to draw."""
+        if not self.thread.is_alive() and not self.stopped.is_set():
+            self.thread.start()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_logstart(self) -> Iterator[None]:
+        """Make way for pytest's own output."""
+        return (yield from self._aside())
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_logreport(self) -> Iterator[None]:
+        """Make way for pytest's own output."""
+        return (yield from self._aside())
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_logfinish(self) -> Iterator[None]:
+        """Make way for pytest's own output."""
+        return (yield from self._aside())
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_report_teststatus(self) -> Iterator[Any]:
+        """Replace the dots by the line: both on one line would overwrite each other."""
+        status = yield
+        return (status[0], "", status[2]) if status and self.reporter.verbosity == 0 else status
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self) -> None:
+        """Take the line away before the summary."""
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop drawing."""
+        self.stopped.set()
+        if self.thread.is_alive():
+            self.thread.join()
+        with self.lock:
+            if self.bar is not None:
+                self.bar.close()
+                self.bar = None
+
+    def _aside(self) -> Iterator[Any]:
+        with self.lock:
+            if self.bar is not None:
+                self.bar.clear()
+            return (yield)
+
+    def _draw_until_stopped(self) -> None:
+        while not self.stopped.wait(SECONDS_BETWEEN_LOOKS):
+            planned, stored, measured = read_progress(self.folder)
+            with self.lock:
+                self._draw(planned - stored, measured)
+
+    def _draw(self, total: int, done: int) -> None:
+        if not total:
+            return
+        if self.bar is None:
+            self.reporter.ensure_newline()
+            self.bar = tqdm(
+                total=total,
+                file=self.reporter._tw._file,  # noqa: SLF001  # the terminal itself: stdout is captured
+                leave=False,
+                dynamic_ncols=True,
+                bar_format="measuring: {n_fmt} of {total_fmt} batches |{bar}| {elapsed}, {remaining} left",
+            )
+        self.bar.total, self.bar.n = total, done
+        if done == total:
+            self.bar.clear()
+        else:
+            self.bar.refresh()

@@ -1,0 +1,178 @@
+"""Records: what the report keeps of each test, gathered in the controller from the reports of all workers."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from robustness_tests.harness.collection import subject_of
+from robustness_tests.harness.run import RUN, is_worker
+
+ABOUT = ("property", "model", "reference", "norm", "epsilon", "image")
+RECORDS = pytest.StashKey["Records"]()
+
+
+@dataclass(frozen=True)
+class Record:
+    """One test.
+
+    Attributes:
+        test: its node id.
+        outcome: passed, failed, xfailed (one image violates a property that has to hold mostly), skipped, error (in a
+            fixture) or crashed (its worker died).
+        message: why it did not pass, in one line.
+        seconds: how long it took.
+        about: which property, model, reference, norm, epsilon and image, as far as they apply.
+        values: what the test measured, as given to the fixture `measured`; plain values.
+    """
+
+    test: str
+    outcome: str
+    message: str = ""
+    seconds: float = 0.0
+    about: dict[str, Any] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def property(self) -> str:
+        """The name of the test function."""
+        return str(self.about.get("property", self.test.rpartition("::")[2].partition("[")[0]))
+
+
+@dataclass
+class Records:
+    """The records so far, and how many tests there have to be.
+
+    Attributes:
+        collected: number of tests that were selected.
+        deselected: number of tests that the command line left out, by `-k` for example.
+        by_test: records by node id.
+    """
+
+    collected: int = 0
+    deselected: int = 0
+    by_test: dict[str, Record] = field(default_factory=dict)
+
+    @property
+    def missing(self) -> int:
+        """Tests that were selected and never reported."""
+        return max(0, self.collected - len(self.by_test))
+
+    def ours(self) -> list[Record]:
+        """Records of tests about models: in the order in which they finished."""
+        return [record for record in self.by_test.values() if record.about or record.outcome == "crashed"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Begin with no record."""
+    if not is_worker(config):
+        config.stash[RECORDS] = Records()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Let every report of a test say what the test is about."""
+    run = config.stash[RUN]
+    for item in items:
+        about = subject_of(item, run)
+        if len(about) > 1:
+            item.user_properties.extend(about.items())
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Count the selected tests of a run without workers."""
+    if not is_worker(session.config):
+        session.config.stash[RECORDS].collected = len(session.items)
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    """Count what was left out; a worker tells the controller at its end."""
+    config = items[0].config
+    if is_worker(config):
+        output = config.workeroutput  # type: ignore[attr-defined]  # set by pytest-xdist
+        output["robustness_deselected"] = output.get("robustness_deselected", 0) + len(items)
+    else:
+        config.stash[RECORDS].deselected += len(items)
+
+
+class DistributedCollection:
+    """Counts the tests of a distributed run; the controller itself collects none."""
+
+    def __init__(self, records: Records) -> None:
+        self.records = records
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
+        """Every worker collects the same tests."""
+        self.records.collected = len(ids)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Every worker leaves out the same tests. A crashed one has no output."""
+        self.records.deselected = getattr(node, "workeroutput", {}).get("robustness_deselected", 0)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(config: pytest.Config) -> None:
+    """Begin to listen to workers."""
+    config.pluginmanager.register(DistributedCollection(config.stash[RECORDS]))
+
+
+class Gathering:
+    """Turns reports into records."""
+
+    def __init__(self, records: Records) -> None:
+        self.records = records
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Keep the call, or the first thing that went wrong."""
+        earlier = self.records.by_test.get(report.nodeid)
+        outcome = _outcome(report)
+        if (outcome == "passed" and report.when != "call") or (earlier and earlier.outcome in ("failed", "error")):
+            return
+        properties = dict(report.user_properties)
+        self.records.by_test[report.nodeid] = Record(
+            test=report.nodeid,
+            outcome=outcome,
+            message="" if outcome == "passed" else _message(report, outcome),
+            seconds=report.duration,
+            about={name: properties.pop(name) for name in ABOUT if name in properties},
+            values=properties,
+        )
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Begin to listen to reports."""
+    if not is_worker(session.config):
+        session.config.pluginmanager.register(Gathering(session.config.stash[RECORDS]))
+
+
+def _outcome(report: pytest.TestReport) -> str:
+    if report.outcome == "skipped":
+        return "xfailed" if hasattr(report, "wasxfail") else "skipped"
+    if report.outcome == "failed":
+        if report.when == "call":
+            return "failed"
+        return "crashed" if "crashed while running" in report.longreprtext else "error"
+    return "passed"
+
+
+def _message(report: pytest.TestReport, outcome: str) -> str:
+    if outcome == "xfailed":
+        return str(report.wasxfail).removeprefix("reason: ")
+    if outcome == "skipped" and isinstance(report.longrepr, tuple):
+        return str(report.longrepr[2]).removeprefix("Skipped: ")
+    crash = getattr(report.longrepr, "reprcrash", None)
+    text = crash.message if crash else report.longreprtext.strip().rpartition("\n")[2]
+    return str(text).split("\n", 1)[0].removeprefix("AssertionError: ").removeprefix("Failed: ")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Do not let a run pass whose tests were not all reported."""
+    if is_worker(session.config):
+        return
+    records = session.config.stash[RECORDS]
+    if exitstatus == pytest.ExitCode.OK and records.missing and not session.config.option.collectonly:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -1,0 +1,75 @@
+"""What is run: the options of the command line as one frozen value. Imports no torch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from robustness_tests.harness.thresholds import Thresholds
+
+NORMS = ("linf", "l2")
+BATCH_SIZES = {"cpu": 20, "cuda": 100}
+"""Images measured together, by kind of device. Small enough on a CPU that a run on a few images does not measure many
+more; large enough on a GPU to use it."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """The options of a run, checked; the same in the controller and in every worker.
+
+    Attributes:
+        model: name of the candidate, the model under release.
+        against: name of the reference, the model that it has to beat; the same name means no comparison.
+        dataset: name of the dataset.
+        images: number of test images, the first ones of the dataset.
+        quick: a small budget for each image, for a look and not for a release.
+        norms: norms of the perturbations.
+        batch_size: images measured together; None takes `BATCH_SIZES`.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        seed: of everything that is random.
+        thresholds: what counts as good enough.
+        results: folder of the report, results.json and the stored measurements.
+        fresh_since: stored measurements older than this (seconds since the epoch) are not used; None uses all.
+    """
+
+    model: str
+    against: str
+    dataset: str
+    images: int
+    quick: bool
+    norms: tuple[str, ...]
+    batch_size: int | None
+    device: str
+    seed: int
+    thresholds: Thresholds
+    results: Path
+    fresh_since: float | None
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Candidate and reference, once if they are the same."""
+        return tuple(dict.fromkeys((self.model, self.against)))
+
+    @property
+    def effort(self) -> str:
+        """The budget of the metrics."""
+        return "quick" if self.quick else "default"
+
+    @property
+    def measurements(self) -> Path:
+        """The folder of the stored measurements."""
+        return self.results / "measurements"
+
+
+RUN = pytest.StashKey[Run]()
+
+
+def worker_input(config: pytest.Config) -> dict[str, Any]:
+    """What the controller of pytest-xdist has told this worker."""
+    return config.workerinput  # type: ignore[attr-defined]  # set by pytest-xdist
+
+
+def is_worker(config: pytest.Config) -> bool:
+    """Whether this process is a worker of pytest-xdist."""
+    return hasattr(config, "workerinput")

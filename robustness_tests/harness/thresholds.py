@@ -1,0 +1,115 @@
+"""What counts as good enough: `thresholds.toml`, checked. Imports no torch."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from robustness_tests.subjects.catalog import closest
+
+DEFAULT_FILE = Path(__file__).parent.parent / "thresholds.toml"
+
+SCALARS = {
+    ("confidence",): "confidence",
+    ("clean_accuracy", "least"): "clean_accuracy",
+    ("comparison", "largest_p_value"): "largest_p_value",
+    ("clever_below_distance", "least_share"): "clever_below_distance",
+    ("clever_radius", "factor"): "clever_radius_factor",
+}
+"""Place in the file, and attribute of `Thresholds`. All of them are in (0, 1]."""
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """The values of the file; each attribute says where it stands there.
+
+    Attributes:
+        confidence: `confidence`, of every interval.
+        clean_accuracy: `clean_accuracy.least`.
+        largest_p_value: `comparison.largest_p_value`.
+        clever_below_distance: `clever_below_distance.least_share`.
+        clever_radius_factor: `clever_radius.factor`.
+        robust_accuracy: `robust_accuracy`: dataset, norm, epsilon as written, least share.
+        files: the files that the values were read from, the last one wins.
+    """
+
+    confidence: float
+    clean_accuracy: float
+    largest_p_value: float
+    clever_below_distance: float
+    clever_radius_factor: float
+    robust_accuracy: Mapping[str, Mapping[str, Mapping[str, float]]]
+    files: tuple[str, ...]
+
+    def epsilons(self, dataset: str, norm: str) -> Mapping[str, float]:
+        """Least robust accuracy by epsilon; empty where the file states none for this dataset and norm."""
+        return self.robust_accuracy.get(dataset, {}).get(norm, {})
+
+
+def load_thresholds(path: Path | None) -> Thresholds:
+    """The default thresholds, with the values of a file of the user on top.
+
+    Raises:
+        ValueError: for a file that cannot be read or is no TOML, an unknown key, a value of another type or range.
+    """
+    merged: dict[str, Any] = {"robust_accuracy": {}}
+    files = [DEFAULT_FILE] if path is None else [DEFAULT_FILE, path]
+    for file in files:
+        try:
+            table = tomllib.loads(file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"got a threshold file {file} that cannot be read: {error}") from error
+        except tomllib.TOMLDecodeError as error:
+            raise ValueError(f"got a threshold file {file} that is not TOML: {error}") from error
+        _merge(merged, table, file)
+    return Thresholds(**merged, files=tuple(file.name for file in files))
+
+
+def _merge(merged: dict[str, Any], table: Mapping[str, Any], file: Path) -> None:
+    for section, content in table.items():
+        if section == "robust_accuracy":
+            for dataset, norms in _tables(content, file, section):
+                epsilons = {norm: _epsilons(norm, values, file, dataset) for norm, values in norms.items()}
+                merged["robust_accuracy"][dataset] = merged["robust_accuracy"].get(dataset, {}) | epsilons
+        elif isinstance(content, dict):
+            for key, value in content.items():
+                merged[_attribute((section, key), file)] = _share(value, file, f"{section}.{key}")
+        else:
+            merged[_attribute((section,), file)] = _share(content, file, section)
+
+
+def _attribute(place: tuple[str, ...], file: Path) -> str:
+    if place not in SCALARS:
+        known = [".".join(known_place) for known_place in SCALARS] + ["robust_accuracy"]
+        raise ValueError(f"got {'.'.join(place)!r} in {file}, {closest('.'.join(place), known)}")
+    return SCALARS[place]
+
+
+def _share(value: object, file: Path, place: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+        raise ValueError(f"got {place} = {value!r} in {file}, expected a number above 0 and at most 1")
+    return float(value)
+
+
+def _tables(content: object, file: Path, place: str) -> list[tuple[str, dict[str, Any]]]:
+    if not isinstance(content, dict) or not all(isinstance(value, dict) for value in content.values()):
+        raise ValueError(f"got {place} = {content!r} in {file}, expected a table [{place}.DATASET]")
+    return list(content.items())
+
+
+def _epsilons(norm: str, values: object, file: Path, dataset: str) -> dict[str, float]:
+    place = f"robust_accuracy.{dataset}.{norm}"
+    if norm not in ("linf", "l2"):
+        raise ValueError(f"got {place!r} in {file}, {closest(norm, ('linf', 'l2'))}")
+    if not isinstance(values, dict):
+        raise ValueError(f"got {place} = {values!r} in {file}, expected {{ epsilon = least share, ... }}")
+    for epsilon, least in values.items():
+        try:
+            positive = float(epsilon) > 0
+        except ValueError:
+            positive = False
+        if not positive:
+            raise ValueError(f"got epsilon {epsilon!r} in {place} in {file}, expected a positive number")
+        _share(least, file, f"{place}.{epsilon}")
+    return {epsilon: float(least) for epsilon, least in values.items()}

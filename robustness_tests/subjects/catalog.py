@@ -1,0 +1,134 @@
+"""What can be named on the command line: bundled models and datasets. Imports no torch, so that naming them is instant."""
+
+import difflib
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+WEIGHTS = Path(__file__).with_name("weights")
+
+
+@dataclass(frozen=True)
+class DatasetCard:
+    """A dataset as the command line, the ids of the tests and the report know it.
+
+    Attributes:
+        name: the word for `--dataset`.
+        description: one line for the report.
+        test_images: size of the test split; a dataset index is below it.
+        classes: number of classes.
+        channels: colour channels.
+        clever_radius: radius of CLEVER's ball for each norm, in units of the image range. A constant of the dataset,
+            about twice the median adversarial distance of its robust model, so that the cap does not decide the score.
+    """
+
+    name: str
+    description: str
+    test_images: int
+    classes: int
+    channels: int
+    clever_radius: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """A bundled model: a WideResNet, and the file that holds its weights.
+
+    Attributes:
+        name: the word for `--model` and `--against`.
+        description: one line for the report.
+        dataset: the dataset that it was trained on.
+        depth: of the WideResNet.
+        width: of the WideResNet.
+        mean: of the normalisation inside the network, for each channel.
+        std: of the normalisation inside the network, for each channel.
+        sha256: digest of the weights file.
+        least_clean_accuracy: below this on the test split, the weights are not those that were trained.
+    """
+
+    name: str
+    description: str
+    dataset: str
+    depth: int
+    width: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    sha256: str
+    least_clean_accuracy: float
+
+    @property
+    def weights(self) -> Path:
+        """The safetensors file of the weights."""
+        return WEIGHTS / f"{self.dataset}-{self.name}.safetensors"
+
+    def check_weights(self) -> None:
+        """Refuse a weights file that is missing or not the one that was trained.
+
+        Raises:
+            ValueError: with both digests.
+        """
+        if not self.weights.is_file():
+            raise ValueError(f"got no weights file {self.weights.name} for model {self.name!r}: reinstall the package")
+        digest = hashlib.sha256(self.weights.read_bytes()).hexdigest()
+        if digest != self.sha256:
+            raise ValueError(
+                f"got weights file {self.weights.name} with digest {digest[:12]}, expected {self.sha256[:12]}: "
+                "reinstall the package, or write the new digest into catalog.py if you have trained anew"
+            )
+
+
+DATASETS = {
+    card.name: card
+    for card in [
+        DatasetCard(
+            name="digits",
+            description="handwritten digits, 8x8 grey (scikit-learn), every fifth image for testing",
+            test_images=360,
+            classes=10,
+            channels=1,
+            clever_radius={"linf": 0.25, "l2": 1.25},
+        )
+    ]
+}
+
+MODELS = {
+    card.name: card
+    for card in [
+        ModelCard(
+            name="standard",
+            description="WideResNet-10-1, trained on shifted digits",
+            dataset="digits",
+            depth=10,
+            width=1,
+            mean=(0.5,),
+            std=(0.25,),
+            sha256="fc22e0767954bbdb66686bf49b4b61062967149005e2ec5aa54eb208fa7f07b3",
+            least_clean_accuracy=0.98,
+        ),
+        ModelCard(
+            name="robust",
+            description="WideResNet-10-1, trained on shifted digits with random Linf, L2, L1 and L0 corruptions",
+            dataset="digits",
+            depth=10,
+            width=1,
+            mean=(0.5,),
+            std=(0.25,),
+            sha256="3ebe5ac270b4885dab787185ad0e76cfd87346d8ad591b7b7afc8279f0813df6",
+            least_clean_accuracy=0.98,
+        ),
+    ]
+}
+
+
+def closest(got: str, known: Iterable[str]) -> str:
+    """A hint for an unknown name: the known ones, and the nearest.
+
+    Example:
+        >>> closest("robst", ["standard", "robust"])
+        "expected one of 'standard', 'robust'; did you mean 'robust'?"
+    """
+    known = list(known)
+    matches = difflib.get_close_matches(got, known, n=1)
+    hint = f"; did you mean {matches[0]!r}?" if matches else ""
+    return f"expected one of {', '.join(map(repr, known))}{hint}"

@@ -1,0 +1,44 @@
+"""How often the candidate is right: on images as they are, and up to a perturbation of a stated size."""
+
+import torch
+
+from metrics import Status
+from metrics.statistics import share
+
+
+def test_clean_accuracy(candidate, images, thresholds, measured):
+    """The candidate classifies images correctly that nobody has touched.
+
+    Measured on up to 1,000 images of the test split, whatever `--images` says: it takes one pass each. A failure means that the model is not good enough even without an attack, or that it gets its images in another
+    form than it was trained on: other normalisation, other order of channels.
+    """
+    count = max(len(images), 1000)
+    labels = candidate.images.labels[:count]
+    logits = torch.cat([candidate.logits(batch) for batch in candidate.images.images[:count].split(100)])
+    right = int((logits.argmax(dim=1) == labels).sum())
+    accuracy = share(right, len(labels), thresholds.confidence)
+    least = thresholds.clean_accuracy
+    measured(value=accuracy.value, low=accuracy.low, high=accuracy.high, threshold=least, images=len(labels))
+    assert accuracy.value >= least, (
+        f"{candidate.name} classifies {right} of {len(labels)} images correctly ({accuracy.value:.1%}), "
+        f"expected {least:.1%} or more"
+    )
+
+
+def test_robust_accuracy(candidate, adversarial_distance, images, norm, epsilon, thresholds, measured):
+    """The candidate keeps the right label of enough images up to a perturbation of norm epsilon.
+
+    The share of images whose adversarial distance is larger than epsilon: misclassified ones are not robust at any
+    epsilon. It is an upper bound of the true share, since a stronger attack may find more. A failure means that an
+    attacker with this budget fools the model too often.
+    """
+    found = [adversarial_distance(candidate, image, norm=norm) for image in images]
+    robust = sum(one.status is not Status.MISCLASSIFIED and one.distance > float(epsilon) for one in found)
+    accuracy = share(robust, len(found), thresholds.confidence)
+    least = thresholds.epsilons(candidate.dataset, norm)[epsilon]
+    measured(value=accuracy.value, low=accuracy.low, high=accuracy.high, threshold=least, images=len(found))
+    assert accuracy.value >= least, (
+        f"{candidate.name} keeps the label of {robust} of {len(found)} images up to {norm} {epsilon} "
+        f"({accuracy.value:.1%}), expected {least:.1%} or more"
+    )
+

@@ -1,0 +1,66 @@
+"""CLEVER is meant as a lower bound of the true distance, the adversarial distance is an upper one: they have to agree."""
+
+import pytest
+
+from metrics import Status
+from metrics.statistics import median, share
+
+
+def verdict(score, distance):
+    """Whether a CLEVER score and an adversarial distance agree: True, False, or None with the reason not to judge.
+
+    A score at the radius says "at least the radius": a smaller distance contradicts it, a larger one says nothing.
+    """
+    if Status.MISCLASSIFIED in (score.status, distance.status):
+        return None, "misclassified: there is no CLEVER score"
+    if distance.status is Status.CENSORED:
+        return None, "censored: no adversarial example was found that could contradict the score"
+    if score.status is Status.UNAVAILABLE:
+        return False, "no CLEVER score: the sampled gradients are zero, so the model hides them"
+    if score.score > distance.distance:
+        return False, f"CLEVER {score.score:.4f} is above the adversarial distance {distance.distance:.4f}"
+    if score.status is Status.SATURATED:
+        return None, f"CLEVER is at its radius {score.radius:g}, which says only: at least"
+    return True, ""
+
+
+def test_clever_below_distance(model, norm, image, clever, adversarial_distance, measured):
+    """The CLEVER score of an image is not above the adversarial distance, which an attack has proved to be too much.
+
+    Mostly: a violation proves that this score is wrong, and is shown as an expected failure. How many there may be is
+    asserted by `test_share_of_clever_below_distance`.
+    """
+    score = clever(model, image, norm=norm)
+    distance = adversarial_distance(model, image, norm=norm)
+    measured(clever=score.score, lower=score.lower, upper=score.upper, raw=score.raw, radius=score.radius)
+    measured(distance=distance.distance, status=score.status, target=score.target, p_value=score.p_value)
+    measured(degenerate_fit=score.degenerate_fit, no_finite_endpoint=score.no_finite_endpoint)
+    measured(forward=score.forward, backward=score.backward, stored=score.stored)
+    agrees, reason = verdict(score, distance)
+    if agrees is None:
+        pytest.skip(reason)
+    if not agrees:
+        pytest.xfail(reason)
+
+
+def test_share_of_clever_below_distance(model, norm, clever, adversarial_distance, images, thresholds, measured):
+    """For most images the CLEVER score is not above the adversarial distance.
+
+    A failure means that CLEVER cannot be trusted as a lower bound for this model: its gradients may be masked, or the
+    samples miss the steep places. The median of CLEVER / distance stands beside the share, because a score that is far
+    too small is never above, and worth nothing.
+    """
+    pairs = [(clever(model, image, norm=norm), adversarial_distance(model, image, norm=norm)) for image in images]
+    judged = [(pair, agrees) for pair in pairs for agrees, _ in [verdict(*pair)] if agrees is not None]
+    if not judged:
+        pytest.skip("no image has both a CLEVER score below its radius and an adversarial distance")
+    below = share(sum(agrees for _, agrees in judged), len(judged), thresholds.confidence)
+    ratios = [score.score / distance.distance for (score, distance), _ in judged if score.status is Status.ESTIMATED]
+    least = thresholds.clever_below_distance
+    measured(value=below.value, low=below.low, high=below.high, threshold=least, images=len(judged))
+    measured(median_ratio=median(ratios, thresholds.confidence).value if ratios else None)
+    measured(saturated=sum(score.status is Status.SATURATED for score, _ in pairs))
+    assert below.value >= least, (
+        f"CLEVER is not above the adversarial {norm} distance for {below.value:.1%} of {len(judged)} images "
+        f"of {model.name} ({below.low:.1%} to {below.high:.1%}), expected {least:.1%} or more"
+    )
