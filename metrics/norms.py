@@ -30,7 +30,12 @@ def length(vectors: Tensor, norm: Norm) -> Tensor:
         >>> length(torch.tensor([[3.0, -4.0]]), "l2")
         tensor([5.])
     """
-    return torch.linalg.vector_norm(vectors.flatten(1), ord=ORDER[norm], dim=1)
+    flat = vectors.flatten(1)
+    if norm != "l2":
+        return torch.linalg.vector_norm(flat, ord=ORDER[norm], dim=1)
+    # Squares of gradients below 1e-19 would vanish in float32: networks that hide their gradients have such.
+    largest = flat.abs().amax(dim=1).clamp_min(torch.finfo(flat.dtype).tiny)
+    return largest * torch.linalg.vector_norm(flat / largest[:, None], dim=1)
 
 
 def project(perturbations: Tensor, norm: Norm, radius: Tensor) -> Tensor:

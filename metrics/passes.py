@@ -60,13 +60,15 @@ class Passes:
         with torch.no_grad():
             return self.model(images)
 
-    def margin_gradient(self, images: Tensor, labels: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def margin_gradient(
+        self, images: Tensor, labels: Tensor, rows: Tensor, targets: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The logits, shape (R, K), and the gradient of `margin` with respect to each image."""
         self._count(self.forward, rows)
         images = images.detach().requires_grad_(True)
         with torch.enable_grad():
             logits = self.model(images)
-            objective = margin(logits, labels).sum()
+            objective = margin(logits, labels, targets).sum()
         return logits.detach(), self._gradient(objective, images, rows)
 
     def target_gradients(self, images: Tensor, labels: Tensor, targets: Tensor, rows: Tensor) -> Iterator[Tensor]:
@@ -165,10 +167,10 @@ def check_logits(logits: Tensor, labels: Tensor) -> None:
 def rounding_slack(logits: Tensor) -> Tensor:
     """How far below 0 a margin has to be, for each row, so that rounding cannot turn the verdict; shape (R,).
 
-    The last bits of a logit depend on the batch that the image is in and on the number of threads. Sixteen units in
-    the last place of the largest logit are several times what was seen, and a few millionths of a usual margin.
+    The last bits of a logit depend on the batch that the image is in. Eight units in the last place of the largest
+    logit of the clean image are several times what was seen, and a millionth of a usual margin.
     """
-    return 16 * torch.finfo(logits.dtype).eps * logits.abs().amax(dim=1)
+    return 8 * torch.finfo(logits.dtype).eps * logits.abs().amax(dim=1)
 
 
 def checked_logits(passes: Passes, images: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
@@ -180,7 +182,7 @@ def checked_logits(passes: Passes, images: Tensor, labels: Tensor, rows: Tensor)
     logits = passes.logits(images, rows)
     check_logits(logits, labels)
     again = passes.logits(images, rows)
-    if not torch.allclose(logits, again, rtol=1e-4, atol=float(100 * rounding_slack(logits).max())):
+    if not torch.allclose(logits, again, rtol=1e-4, atol=float(200 * rounding_slack(logits).max())):
         difference = float((logits - again).abs().max())
         raise ValueError(
             f"got outputs that differ by up to {difference:g} between two calls on the same images, "

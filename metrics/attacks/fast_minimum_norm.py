@@ -28,14 +28,14 @@ def fast_minimum_norm(
         start: where to begin, shape (R, C, H, W); the clean images by default.
         growth: the first relative change of the radius; it falls to 0 along a cosine, as does the step size.
     """
-    if not len(rows):
+    if not len(rows) or not steps:
         return
     clean, norm = search.images[rows], search.norm
     points = clean.clone() if start is None else start.clone()
     radius = search.distance[rows]
     for step in range(steps):
         cosine = 0.5 * (1 + math.cos(math.pi * step / steps))
-        margins, gradients = search.margins_and_gradients(points, rows, Attack.FAST_MINIMUM_NORM)
+        margins, _, gradients = search.margins_and_gradients(points, rows, Attack.FAST_MINIMUM_NORM)
         radius = _next_radius(search, rows, points, margins, gradients, radius, growth * cosine)
         step_size = STEP_SIZE[norm] * (0.01 + 0.99 * cosine)
         moved = points - step_size * steepest(gradients, "l2") - clean

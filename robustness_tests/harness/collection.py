@@ -19,11 +19,18 @@ def batch_size_of(run: Run) -> int:
     return BATCH_SIZES["cuda" if on_gpu else "cpu"]
 
 
+def measures(fixtures: Iterable[str]) -> bool:
+    """Whether a test with these fixtures asks for a model or a metric, directly or not."""
+    return "measurements" in fixtures
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give values to the arguments `model`, `norm`, `epsilon` and `image` of a test, in this order in its id.
 
     A test that asks for `candidate` and not for `model` has the candidate's name in its id all the same.
     """
+    if not measures(metafunc.fixturenames):
+        return  # a user's own test, whose arguments of these names are its own
     run = metafunc.config.stash[RUN]
     names, rows = _parameters(run, metafunc)
     if names:
@@ -72,20 +79,17 @@ def _identity(run: Run, metafunc: pytest.Metafunc, names: list[str], row: tuple[
         yield f"{value:05d}" if name == "image" else str(value)
 
 
-def image_of(item: pytest.Item) -> int | None:
-    """The dataset index that a test is about; None for a test about a model."""
-    return _callspec(item).get("image")
-
-
 def _callspec(item: pytest.Item) -> dict[str, object]:
     callspec = getattr(item, "callspec", None)
     return callspec.params if callspec is not None else {}
 
 
 def subject_of(item: pytest.Item, run: Run) -> dict[str, object]:
-    """What a test is about, for its record: plain values."""
+    """What a test is about, for its record: plain values; empty if it is not about a model."""
     params = _callspec(item)
     fixtures = getattr(item, "fixturenames", ())
+    if not measures(fixtures):
+        return {}
     about: dict[str, object] = {"property": getattr(item, "originalname", item.name)}
     if "model_name" in params:
         about["model"] = params["model_name"]
@@ -105,8 +109,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     batch = batch_size_of(run)
 
     def place(item: pytest.Item) -> tuple[bool, int, int]:
-        image = image_of(item)
-        model = order.get(str(subject_of(item, run).get("model")), len(order))
+        about = subject_of(item, run)
+        image, model = about.get("image"), order.get(str(about.get("model")), len(order))
         return (False, model, image // batch) if isinstance(image, int) else (True, 0, 0)
 
     items.sort(key=place)

@@ -7,6 +7,7 @@ controller reads them and draws one line.
 import json
 import os
 import shutil
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ DISPLAY = pytest.StashKey["Display"]()
 SECONDS_BETWEEN_LOOKS = 0.25
 
 
+@pytest.hookimpl(trylast=True)  # after the terminal's own reporter is there
 def pytest_configure(config: pytest.Config) -> None:
     """Open the folder of the progress files, if there is somebody to show it to."""
     if is_worker(config):
@@ -97,15 +99,17 @@ class Display:
     def __init__(self, folder: Path, reporter: pytest.TerminalReporter) -> None:
         self.folder = folder
         self.reporter = reporter
+        # A stream of our own to the terminal: while a test runs, pytest has turned its standard output elsewhere.
+        self.terminal = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
         self.lock = threading.RLock()
         self.stopped = threading.Event()
         self.thread = threading.Thread(target=self._draw_until_stopped, daemon=True)
         self.bar: tqdm[Any] | None = None
 
-    def pytest_collection_finish(self) -> None:
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self) -> None:
         """Begin to draw."""
-        if not self.thread.is_alive() and not self.stopped.is_set():
-            self.thread.start()
+        self.thread.start()
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_logstart(self) -> Iterator[None]:
@@ -135,6 +139,8 @@ class Display:
 
     def stop(self) -> None:
         """Stop drawing."""
+        if self.terminal.closed:
+            return
         self.stopped.set()
         if self.thread.is_alive():
             self.thread.join()
@@ -142,6 +148,7 @@ class Display:
             if self.bar is not None:
                 self.bar.close()
                 self.bar = None
+        self.terminal.close()
 
     def _aside(self) -> Iterator[Any]:
         with self.lock:
@@ -162,7 +169,7 @@ class Display:
             self.reporter.ensure_newline()
             self.bar = tqdm(
                 total=total,
-                file=self.reporter._tw._file,  # noqa: SLF001  # the terminal itself: stdout is captured
+                file=self.terminal,
                 leave=False,
                 dynamic_ncols=True,
                 bar_format="measuring: {n_fmt} of {total_fmt} batches |{bar}| {elapsed}, {remaining} left",

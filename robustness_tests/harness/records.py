@@ -74,9 +74,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Let every report of a test say what the test is about."""
     run = config.stash[RUN]
     for item in items:
-        about = subject_of(item, run)
-        if len(about) > 1:
-            item.user_properties.extend(about.items())
+        item.user_properties.extend(subject_of(item, run).items())
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -1,0 +1,129 @@
+"""Fixtures of the meta_tests: real images and networks where they are, and a gate to run."""
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from robustness_tests.subjects.datasets import Images
+from robustness_tests.subjects.wide_resnet import WideResNet
+
+ROOT = Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    """As in the gate: two threads on two cores would fight with the processes that some tests start."""
+    torch.set_num_threads(1)
+
+
+def shared_file(name):
+    """A file of the team's shared folder; the test is skipped where it is absent."""
+    path = SHARED / name
+    if not path.is_file():
+        pytest.skip(f"needs the file {name} of the shared folder beside the checkout")
+    return path
+
+
+@pytest.fixture(scope="session")
+def cifar10():
+    """The first 1,000 images of the CIFAR-10 test set."""
+    raw = np.load(shared_file("cifar10/test_0000_0999.npz"))
+    images = torch.from_numpy(raw["images"]).permute(0, 3, 1, 2).float().div(255).contiguous()
+    return Images(images, torch.from_numpy(raw["labels"]))
+
+
+class Normalised(nn.Module):
+    """A network behind `(images - mean) / std`."""
+
+    def __init__(self, network, mean, std):
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+
+    def forward(self, images):
+        return self.network((images - self.mean) / self.std)
+
+
+@pytest.fixture(scope="session")
+def cifar10_cnn():
+    """The small CNN of the shared folder: `cifar10_cnn("standard")` or `("adv")`."""
+    normalisation = {
+        "standard": ([0.485, 0.456, 0.406], [0.225, 0.225, 0.225]),
+        "adv": ([0.4914, 0.4822, 0.4465], [0.2471, 0.2435, 0.2616]),
+    }
+
+    def load(training):
+        layers = nn.Sequential(
+            nn.Conv2d(3, 16, 4, 2, 1),
+            nn.ReLU(),
+            nn.Conv2d(16, 32, 4, 2, 1),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(2048, 100),
+            nn.ReLU(),
+            nn.Linear(100, 10),
+        )
+        layers.load_state_dict(load_file(shared_file(f"cifar10/cnn_a_{training}.safetensors")))
+        return Normalised(layers, *normalisation[training]).eval()
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def cifar10_wide_resnet():
+    """The WideResNet-16-1 of the shared folder: `("standard")` or `("corruption")`."""
+
+    def load(training):
+        network = WideResNet(depth=16, width=1, classes=10, mean=[0.5] * 3, std=[0.25] * 3)
+        network.load_state_dict(load_file(shared_file(f"cifar10/wrn16_1_{training}.safetensors")), strict=True)
+        return network.eval()
+
+    return load
+
+
+@pytest.fixture
+def gate(pytester, monkeypatch):
+    """A copy of the suite to run: `gate("-n2", "--quick")` in a process of its own."""
+    for name in ("metrics", "reports", "robustness_tests"):
+        shutil.copytree(ROOT / name, pytester.path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("conftest.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, pytester.path / name)
+    # What the outer run has told its own workers is not meant for this one.
+    for name in list(os.environ):
+        if name.startswith(("PYTEST_", "OMP_")):
+            monkeypatch.delenv(name)
+    return Gate(pytester)
+
+
+class Gate:
+    """Runs the copied suite and reads what it leaves."""
+
+    def __init__(self, pytester):
+        self.pytester = pytester
+        self.folder = pytester.path
+        self.results_folder = self.folder / "robustness-results"
+
+    def __call__(self, *arguments, timeout=300):
+        return self.pytester.run(*self.command(*arguments), timeout=timeout)
+
+    @staticmethod
+    def command(*arguments):
+        return (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments)
+
+    def results(self):
+        return json.loads((self.results_folder / "results.json").read_text())
+
+    def values(self, test):
+        """What a test of the last run has measured, by the node id's end."""
+        (record,) = [record for record in self.results()["records"] if record["test"].endswith(test)]
+        return record["values"]
