@@ -110,7 +110,7 @@ def adversarial_distance(
 
         >>> weights = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
         >>> model = lambda images: images.flatten(1) @ weights.T
-        >>> image = torch.tensor([0.8, 0.2]).view(1, 1, 1, 2)
+        >>> image = torch.tensor([0.9, 0.3]).view(1, 1, 1, 2)
         >>> result = adversarial_distance(model, image, torch.tensor([0]), norm="linf")
         >>> result.distance
         tensor([0.3000])

@@ -113,7 +113,7 @@ def clever(
 
         >>> weights = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
         >>> model = lambda images: images.flatten(1) @ weights.T
-        >>> image = torch.tensor([0.8, 0.2]).view(1, 1, 1, 2)
+        >>> image = torch.tensor([0.9, 0.3]).view(1, 1, 1, 2)
         >>> clever(model, image, torch.tensor([0]), norm="linf", radius=1.0).score
         tensor([0.3000])
     """

@@ -1,5 +1,6 @@
 """The HTML report: pytest-html's, with verdict, table and figures on top and columns for model, norm and image."""
 
+from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ MANY_ROWS = 300
 click, which takes seconds for thousands."""
 
 COLUMNS = {"model": "Model", "norm": "Norm", "image": "Image", "distance": "Distance", "clever": "CLEVER"}
-REPORT_DATA = pytest.StashKey[Any]()
+UNASKED = pytest.StashKey[bool]()
 CSS = Path(__file__).with_name("report.css")
 
 
@@ -24,6 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Make the report without being asked; `--html` still says where."""
     if is_worker(config) or config.option.collectonly or config.getoption("htmlpath", None):
         return
+    config.stash[UNASKED] = True
     config.option.htmlpath = str(config.stash[RUN].results / "report.html")
     config.option.self_contained_html = True
 
@@ -34,13 +36,19 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         session.config.pluginmanager.register(Rows(session.config), "robustness-html-rows")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Leave no report behind when no test was about a model."""
-    config = session.config
-    if is_worker(config) or config.stash[RECORDS].ours() or "--html" in " ".join(config.invocation_params.args):
-        return
-    from pytest_html.basereport import BaseReport  # noqa: PLC0415  # optional at run time: -p no:html
+@pytest.hookimpl(wrapper=True)
+def pytest_runtestloop(session: pytest.Session) -> Iterator[object]:
+    """Write no report when no test was about a model, unless `--html` asks for one: the last good one stays."""
+    try:
+        return (yield)
+    finally:
+        config = session.config
+        if config.stash.get(UNASKED, False) and not config.stash[RECORDS].ours():
+            _drop_report(config)
+
+
+def _drop_report(config: pytest.Config) -> None:
+    from pytest_html.basereport import BaseReport  # noqa: PLC0415  # there may be no pytest-html: -p no:html
 
     for plugin in list(config.pluginmanager.get_plugins()):
         if isinstance(plugin, BaseReport):

@@ -43,7 +43,8 @@ def load_model(card: ModelCard, images: Images, device: torch.device) -> nn.Modu
     try:
         network.load_state_dict(load_file(card.weights), strict=True)
     except RuntimeError as error:
-        raise ValueError(f"got weights in {card.weights.name} that do not fit the architecture: {error}") from error
+        reason = " ".join(str(error).split())
+        raise ValueError(f"got weights in {card.weights.name} that do not fit the architecture: {reason}") from error
     network.eval().requires_grad_(False).to(device)
     accuracy = clean_accuracy(network, images, device)
     if accuracy < card.least_clean_accuracy:

@@ -1,0 +1,270 @@
+"""The gate as its users run it: in processes of its own, with and without workers, whole, in part, and interrupted."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+QUICK = ("--quick", "--images", "45", "--batch-size", "15", "--norms", "l2")
+TESTS = ("test_adversarial_example_is_real", "test_clever_below_distance")
+
+
+def numbers_of_image_42(gate):
+    """Everything that was measured of image 42, but whether it was stored."""
+    found = {}
+    for record in gate.results()["records"]:
+        if record["about"].get("image") == 42:
+            found[record["test"]] = {name: value for name, value in record["values"].items() if name != "stored"}
+    return found
+
+
+def start(gate, *arguments):
+    return subprocess.Popen(
+        gate.command(*arguments), cwd=gate.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def wait_for_batches(gate, process, count=1):
+    """Wait until so many batches are stored and the run is in the middle of another."""
+    deadline = time.time() + 120
+    while len(list(gate.results_folder.rglob("*.safetensors"))) < count:
+        assert process.poll() is None, process.stdout.read()
+        assert time.time() < deadline, "no batch was stored"
+        time.sleep(0.02)
+
+
+def children(pid):
+    """Process ids of the workers of a controller."""
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                with open(f"/proc/{entry}/stat") as file:
+                    if int(file.read().rpartition(")")[2].split()[1]) == pid:
+                        found.append(int(entry))
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+    return sorted(found)
+
+
+FIRST: dict[str, dict] = {}
+
+
+@pytest.fixture
+def numbers(gate):
+    """The numbers of image 42 of a whole run with two workers, the first of the runs to compare; run once."""
+    if not FIRST:
+        result = gate("-n2", *QUICK, "--results", "first")
+        assert result.ret == 0, result.stdout.str()
+        gate.results_folder = gate.folder / "first"
+        FIRST.update(numbers_of_image_42(gate))
+        gate.results_folder = gate.folder / "robustness-results"
+    assert len(FIRST) == len(TESTS) * 2  # two models
+    return FIRST
+
+
+def test_same_numbers_whatever_is_selected_and_however_it_is_run(gate, numbers):
+    """Bit for bit: no workers, other numbers of workers, one image, fewer images."""
+    gate("-n0", *QUICK)
+    assert numbers_of_image_42(gate) == numbers
+
+    gate("-n2", *QUICK, "--fresh", "-k", "00042")
+    assert numbers_of_image_42(gate) == numbers
+
+    gate("-n0", *QUICK, "--fresh", "--images", "43", "-k", "robust and 00042")
+    part = numbers_of_image_42(gate)
+    assert len(part) == len(TESTS)
+    assert all(numbers[test] == values for test, values in part.items())
+
+
+def test_interrupted_run_goes_on_where_it_stopped(gate, numbers):
+    process = start(gate, "-n2", *QUICK)
+    wait_for_batches(gate, process, count=3)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == pytest.ExitCode.INTERRUPTED, output
+    assert gate.results()["verdict"] == "interrupted"
+    kept = {file: file.stat().st_mtime_ns for file in gate.results_folder.rglob("*.safetensors")}
+    assert len(kept) >= 3
+
+    result = gate("-n2", *QUICK)
+    assert result.ret == 0
+    assert numbers_of_image_42(gate) == numbers
+    assert all(file.stat().st_mtime_ns == before for file, before in kept.items()), "a stored batch was measured again"
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc"), reason="finds the workers by /proc")
+def test_killed_worker_ends_up_in_the_report_and_the_next_run_resumes(gate, numbers):
+    process = start(gate, "-n2", *QUICK)
+    wait_for_batches(gate, process, count=2)
+    victim = children(process.pid)[0]
+    os.kill(victim, signal.SIGKILL)
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == pytest.ExitCode.TESTS_FAILED, output
+    content = gate.results()
+    crashed = [record["test"] for record in content["records"] if record["outcome"] == "crashed"]
+    assert len(crashed) == 1, output
+    assert content["verdict"] == "fail"
+    assert content["tests"]["missing"] == 0, "all other tests were run by the replacement"
+    assert "crashed while running" in (gate.results_folder / "report.html").read_text()
+
+    result = gate("-n2", *QUICK)
+    assert result.ret == 0, result.stdout.str()
+    assert numbers_of_image_42(gate) == numbers
+
+
+def test_second_run_reads_everything(gate):
+    few = ("-n0", "--quick", "--images", "5", "--batch-size", "5", "--norms", "linf", "-k", "00000 or 00001")
+    gate(*few)
+    first = gate.results()
+    assert first["measurements"] == {"measured": 8, "stored": 0}
+    gate(*few)
+    second = gate.results()
+    assert second["measurements"] == {"measured": 0, "stored": 8}
+    assert second["passes"] == first["passes"]
+    gate(*few, "--fresh")
+    assert gate.results()["measurements"] == {"measured": 8, "stored": 0}
+
+
+@pytest.mark.parametrize("workers", ["-n0", "-n2"])
+def test_violated_threshold_fails_the_gate(gate, workers):
+    (gate.folder / "strict.toml").write_text('[robust_accuracy.digits]\nlinf = { "0.1" = 0.99 }\n')
+    result = gate(workers, "--quick", "--norms", "linf", "--thresholds", "strict.toml")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(
+        ["*robust keeps the label of * of 20 images up to linf 0.1 (*%), expected 99.0% or more*", "FAIL: robust*"]
+    )
+    content = gate.results()
+    assert content["verdict"] == "fail"
+    (row,) = [row for row in content["properties"] if row["outcome"] == "failed"]
+    assert (row["property"], row["norm"], row["epsilon"]) == ("test_robust_accuracy", "linf", "0.1")
+    assert "measuring" not in result.stdout.str(), "progress is for terminals"
+
+
+def test_worse_model_does_not_pass(gate):
+    result = gate("-n2", "--quick", "--model", "standard", "--against", "robust", "--norms", "linf")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*median linf distance * of standard, expected more than * of robust*"])
+
+
+def test_model_against_itself_is_not_compared(gate):
+    result = gate("-n0", "--quick", "--model", "robust", "--against", "robust", "--norms", "linf", "--images", "20")
+    assert result.ret == 0
+    content = gate.results()
+    assert "Not compared: --model and --against are both robust." in content["notes"]
+    compared = [row for row in content["properties"] if "candidate_beats_reference" in row["property"]]
+    assert [row["outcome"] for row in compared] == ["skipped", "skipped"]
+
+
+def test_single_violation_is_expected_and_too_many_fail(gate):
+    """CLEVER scores made three times too large: many images show it, one test per model asserts the share."""
+    file = gate.folder / "robustness_tests" / "harness" / "measurements.py"
+    source = file.read_text()
+    assert source.count('float(row[field]) for field in ("score",') == 1
+    file.write_text(source.replace('float(row[field]) for field in ("score",', '3.5 * float(row[field]) for field in ("score",'))
+    result = gate("-n2", "--quick", "--norms", "linf", "robustness_tests/test_bounds.py")
+    outcomes = [record["outcome"] for record in gate.results()["records"] if "image" in record["about"]]
+    assert outcomes.count("xfailed") > 5
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*CLEVER is not above the adversarial linf distance for *%*expected 95.0% or more*"])
+
+
+def test_perturbation_within_too_large_a_radius_is_found_and_shrunk(gate):
+    (gate.folder / "loose.toml").write_text("[clever_radius]\nfactor = 1.0\n")
+    file = gate.folder / "robustness_tests" / "test_clever.py"
+    file.write_text(file.read_text().replace("radius = factor *", "radius = 8 * factor *"))
+    result = gate("-n0", "--quick", "--norms", "linf", "--thresholds", "loose.toml", "-k", "no_perturbation")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*a linf perturbation of * values, 1.0 times as large as the CLEVER score*"])
+
+
+@pytest.mark.parametrize("workers", ["-n0", "-n2"])
+def test_fixtures_are_there_for_tests_of_the_user(gate, workers):
+    folder = gate.folder / "mine" / "deep"
+    folder.mkdir(parents=True)
+    (folder / "test_mine.py").write_text(
+        "import pytest\n"
+        "def test_seven(candidate, reference, adversarial_distance, clever, thresholds, measured):\n"
+        "    ours = adversarial_distance(candidate, 7, norm='l2')\n"
+        "    measured(ratio=ours.distance / adversarial_distance(reference, 7, norm='l2').distance)\n"
+        "    assert clever(candidate, 7, norm='l2').score < ours.distance\n"
+        "    assert thresholds.confidence == 0.95\n"
+        "def test_each(model, norm, image, adversarial_distance):\n"
+        "    assert adversarial_distance(model, image, norm=norm).distance >= 0\n"
+        "@pytest.mark.parametrize('norm', ['mine'])\n"
+        "@pytest.mark.parametrize('image', ['theirs'])\n"
+        "def test_words_of_the_user(norm, image):\n"
+        "    assert (norm, image) == ('mine', 'theirs')\n"
+    )
+    result = gate(workers, "--quick", "--images", "8", "--norms", "l2", str(folder))
+    result.assert_outcomes(passed=1 + 16 + 1)
+    tests = [record["test"] for record in gate.results()["records"]]
+    assert "mine/deep/test_mine.py::test_each[standard-digits-l2-00007]" in tests
+    assert gate.values("test_seven")["ratio"] > 0
+
+
+def test_lost_tests_fail_the_run(gate):
+    (gate.folder / "test_lost.py").write_text("def test_a(candidate): pass\ndef test_b(candidate): pass\n")
+    conftest = gate.folder / "conftest.py"
+    conftest.write_text(
+        conftest.read_text()
+        + "\ndef pytest_runtest_protocol(item, nextitem):\n    return True if item.name == 'test_b' else None\n"
+    )
+    result = gate("-n0", "test_lost.py")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["Incomplete: 1 of 2 tests were not reported."])
+
+
+def test_run_without_tests_about_models_leaves_no_report(gate):
+    (gate.folder / "test_other.py").write_text("def test_other(): pass\n")
+    result = gate("-n0", "test_other.py")
+    assert result.ret == 0
+    assert not (gate.results_folder / "report.html").exists()
+    assert not (gate.results_folder / "results.json").exists()
+
+
+def test_progress_is_shown_on_a_terminal(gate):
+    pty, termios = (pytest.importorskip(name, reason="needs pseudo-terminals") for name in ("pty", "termios"))
+    command = gate.command("-n2", "--quick", "--norms", "linf")
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(gate.folder)
+        os.execv(sys.executable, command)
+    termios.tcsetwinsize(terminal, (40, 120))
+    output = b""
+    while True:
+        try:
+            piece = os.read(terminal, 65536)
+        except OSError:
+            break
+        if not piece:
+            break
+        output += piece
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    text = output.decode()
+    assert "measuring: 0 of 4 batches" in text
+    assert " left" in text
+    assert "PASS: robust against standard" in text
+
+
+def test_schema_of_results(gate):
+    """Fields that other programs read; a change of their meaning raises the schema number."""
+    gate("-n0", "--quick", "--norms", "linf")
+    text = (gate.results_folder / "results.json").read_text()
+    assert "NaN" not in text
+    assert "Infinity" not in text
+    content = json.loads(text)
+    assert content["schema"] == 1
+    assert content["run"]["seed"] == 0
+    assert content["thresholds"]["clean_accuracy"] == 0.98
+    assert content["versions"]["torch"]
+    assert content["exit_status"] == 0
+    assert content["passes"]["forward"] > 0
+    record = next(record for record in content["records"] if "test_clever_below" in record["test"])
+    assert record.keys() == {"test", "outcome", "message", "seconds", "about", "values"}
+    assert record["about"].keys() == {"property", "model", "norm", "image"}
+    assert {"clever", "lower", "upper", "raw", "radius", "distance", "status", "target"} <= record["values"].keys()

@@ -1,0 +1,115 @@
+"""Options: bad values end at once, with exit status 4 and one line; every option has a twin in the ini file."""
+
+import pytest
+
+from metrics import adversarial_distance, clever  # noqa: F401  # the modules below
+from robustness_tests.harness import run as run_module
+from robustness_tests.harness.options import OPTIONS
+from robustness_tests.harness.thresholds import load_thresholds
+
+BAD = {
+    "unknown model": (["--model", "nonsense"], "--model: got 'nonsense', expected one of 'standard', 'robust'"),
+    "nearly a model": (["--model", "robst"], "did you mean 'robust'?"),
+    "unknown reference": (["--against", "nobody"], "--against: got 'nobody'"),
+    "unknown dataset": (["--dataset", "digit"], "--dataset: got 'digit', expected one of 'digits'; did you mean 'digits'?"),
+    "negative images": (["--images", "-3"], "--images: got '-3', expected a whole number, 1 or more"),
+    "no images": (["--images", "0"], "--images: got '0', expected a whole number, 1 or more"),
+    "too many images": (["--images", "361"], "--images: got 361, expected at most 360"),
+    "images in words": (["--images", "ten"], "--images: got 'ten'"),
+    "unknown norm": (["--norms", "l7"], "--norms: got 'l7', expected one of 'linf', 'l2'"),
+    "no norm": (["--norms", ""], "--norms: got ''"),
+    "no batch": (["--batch-size", "0"], "--batch-size: got '0', expected a whole number, 1 or more"),
+    "unknown device": (["--device", "tpu"], "--device: got 'tpu', expected auto, cpu, cuda or cuda:N"),
+    "absent GPU": (["--device", "cuda:99"], "--device: got 'cuda:99', but"),
+    "negative seed": (["--seed", "-1"], "--seed: got '-1', expected a whole number, 0 or more"),
+    "file as results": (["--results", "conftest.py"], "--results: got 'conftest.py', which is a file"),
+    "absent thresholds": (["--thresholds", "none.toml"], "none.toml that cannot be read"),
+    "typo in thresholds": (
+        ["--thresholds", "typo.toml"],
+        "got 'clean_accuracy.lest' in *typo.toml, *did you mean 'clean_accuracy.least'?",
+    ),
+}
+
+
+@pytest.mark.parametrize("workers", ["-n0", "-n2"])
+@pytest.mark.parametrize("case", BAD)
+def test_bad_value_is_a_usage_error(gate, case, workers):
+    arguments, message = BAD[case]
+    (gate.folder / "typo.toml").write_text("[clean_accuracy]\nlest = 0.9\n")
+    result = gate(workers, *arguments)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: *{message.replace('[', '[[]')}*"])
+    assert "Traceback" not in result.stderr.str() + result.stdout.str()
+    assert len([line for line in result.stderr.lines if line.strip()]) == 1
+    assert not gate.results_folder.exists(), "nothing is begun"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("confidence = 1.5", "got confidence = 1.5 in .*, expected a number above 0 and at most 1"),
+        ("confidence = true", "got confidence = True"),
+        ("confidence = '95 %'", "got confidence = '95 %'"),
+        ("confidenc = 0.9", "got 'confidenc' in .*did you mean 'confidence'"),
+        ("[clean_accuracy]\nlest = 0.9", "got 'clean_accuracy.lest' in .*did you mean 'clean_accuracy.least'"),
+        ("[clean]\nleast = 0.9", "got 'clean.least' in .*expected one of"),
+        ("[clean_accuracy", "that is not TOML"),
+        ("robust_accuracy = 1", r"expected a table \[robust_accuracy.DATASET\]"),
+        ("[robust_accuracy.digits]\nl3 = {}", "got 'robust_accuracy.digits.l3'"),
+        ("[robust_accuracy.digits]\nl2 = 0.5", "expected { epsilon = least share, ... }"),
+        ('[robust_accuracy.digits]\nl2 = { "-1" = 0.5 }', "got epsilon '-1' .* expected a positive number"),
+        ('[robust_accuracy.digits]\nl2 = { "0.5" = 5 }', "got robust_accuracy.digits.l2.0.5 = 5"),
+    ],
+)
+def test_bad_thresholds_are_refused(tmp_path, text, message):
+    (tmp_path / "mine.toml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_thresholds(tmp_path / "mine.toml")
+
+
+def test_thresholds_of_a_file_replace_those_it_names(tmp_path):
+    (tmp_path / "mine.toml").write_text('[robust_accuracy.digits]\nl2 = { "0.1" = 0.5 }\n[clever_radius]\nfactor = 0.25\n')
+    mine, default = load_thresholds(tmp_path / "mine.toml"), load_thresholds(None)
+    assert mine.clever_radius_factor == 0.25
+    assert mine.epsilons("digits", "l2") == {"0.1": 0.5}
+    assert mine.epsilons("digits", "linf") == default.epsilons("digits", "linf")
+    assert mine.clean_accuracy == default.clean_accuracy
+    assert mine.epsilons("other", "l2") == {}
+
+
+def test_every_option_has_a_twin_and_the_command_line_wins(gate):
+    ini = "\n".join(f"{option.ini} = {value}" for option, value in zip(OPTIONS, TWINS, strict=True))
+    (gate.folder / "pytest.ini").write_text(f"[pytest]\npythonpath = .\naddopts = --import-mode=importlib\n{ini}\n")
+    (gate.folder / "mine.toml").write_text("confidence = 0.9\n")
+    (gate.folder / "test_twins.py").write_text(
+        "def test_run(run):\n"
+        "    assert (run.model, run.against, run.dataset, run.images) == ('standard', 'robust', 'digits', 7)\n"
+        "    assert (run.quick, run.norms, run.batch_size, run.device) == (True, ('l2',), 3, 'cpu')\n"
+        "    assert (run.seed, run.results.name, run.fresh_since is None) == (5, 'elsewhere', False)\n"
+        "    assert run.thresholds.confidence == 0.9\n"
+    )
+    assert gate("-n0", "--images", "7", "test_twins.py").ret == 0
+
+
+TWINS = ["standard", "robust", "digits", "9", "true", "l2", "3", "cpu", "5", "mine.toml", "elsewhere", "true"]
+
+
+def test_names_known_without_torch_are_those_of_the_metrics():
+    import metrics.adversarial_distance as distance_module  # noqa: PLC0415
+
+    assert distance_module is adversarial_distance  # the package exports the function under the module's name
+    import sys  # noqa: PLC0415
+
+    for name in ("metrics.adversarial_distance", "metrics.clever"):
+        assert sys.modules[name].NORMS == run_module.NORMS
+
+
+def test_controller_of_a_distributed_run_does_not_import_torch(gate):
+    (gate.folder / "test_sys.py").write_text("def test_nothing(): pass\n")
+    (gate.folder / "conftest.py").write_text(
+        (gate.folder / "conftest.py").read_text()
+        + "\nimport sys\ndef pytest_unconfigure(config):\n"
+        "    if not hasattr(config, 'workerinput'):\n        print('torch' in sys.modules)\n"
+    )
+    result = gate("-n1", "test_sys.py", "-s")
+    assert result.outlines[-1] == "False"

@@ -1,0 +1,150 @@
+"""Models and datasets: architectures against published weights, loading that lets nothing broken through."""
+
+import dataclasses
+import hashlib
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from robustness_tests.subjects import catalog, training
+from robustness_tests.subjects.catalog import DATASETS, MODELS
+from robustness_tests.subjects.corruptions import corrupt
+from robustness_tests.subjects.datasets import load_dataset
+from robustness_tests.subjects.models import build_network, clean_accuracy, load_model, model_digest
+from robustness_tests.subjects.wide_resnet import WideResNet
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(("training_kind", "accuracy"), [("standard", 0.863), ("corruption", 0.839)])
+def test_wide_resnet_is_the_published_one(cifar10, cifar10_wide_resnet, training_kind, accuracy):
+    """Weights that others trained load strictly and classify as often as they say: every layer is in its place."""
+    assert clean_accuracy(cifar10_wide_resnet(training_kind), cifar10, CPU) == pytest.approx(accuracy, abs=0.0006)
+
+
+@pytest.mark.parametrize(("depth", "width", "parameters"), [(28, 10, 36_479_194), (40, 4, 8_949_210), (16, 8, 10_961_370)])
+def test_number_of_parameters_is_the_published_one(depth, width, parameters):
+    """Table 4 of the paper gives 36.5, 8.9 and 11.0 million."""
+    with torch.device("meta"):
+        network = WideResNet(depth=depth, width=width, classes=10, mean=[0.5] * 3, std=[0.25] * 3)
+    assert sum(parameter.numel() for parameter in network.parameters()) == parameters
+
+
+@pytest.mark.parametrize("depth", [4, 11, 27])
+def test_impossible_depth_is_refused(depth):
+    with pytest.raises(ValueError, match=f"got depth={depth}, expected 6 n"):
+        WideResNet(depth=depth, width=1, classes=10, mean=[0.5] * 3, std=[0.25] * 3)
+
+
+def test_digits_are_split_once_and_for_all():
+    test, rest = load_dataset("digits", "test"), load_dataset("digits", "training")
+    assert len(test.labels) == DATASETS["digits"].test_images == 360
+    assert len(rest.labels) == 1437
+    assert test.labels[:8].tolist() == [0, 5, 0, 5, 0, 5, 0, 5]
+    assert 0 <= float(test.images.min()) < float(test.images.max()) <= 1
+    shared = {image.numpy().tobytes() for image in test.images} & {image.numpy().tobytes() for image in rest.images}
+    assert not shared, "an image is in both splits"
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_bundled_models_are_small_and_accurate(name):
+    card = MODELS[name]
+    images = load_dataset(card.dataset)
+    network = load_model(card, images, CPU)
+    assert card.weights.stat().st_size < 500_000
+    assert clean_accuracy(network, images, CPU) >= 0.98
+    assert not network.training
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+
+
+@pytest.fixture
+def weights_in(tmp_path, monkeypatch):
+    """The bundled weights in a folder that a test may spoil."""
+    for file in catalog.WEIGHTS.glob("*.safetensors"):
+        shutil.copy(file, tmp_path)
+    monkeypatch.setattr(catalog, "WEIGHTS", tmp_path)
+    return tmp_path
+
+
+def test_changed_weights_are_refused(weights_in):
+    card = MODELS["robust"]
+    state = load_file(card.weights)
+    state["fc.bias"][0] += 1e-6
+    save_file(state, card.weights)
+    with pytest.raises(ValueError, match="got weights file digits-robust.safetensors with digest"):
+        load_model(card, load_dataset("digits"), CPU)
+
+
+def test_missing_weights_are_refused(weights_in):
+    MODELS["robust"].weights.unlink()
+    with pytest.raises(ValueError, match="got no weights file digits-robust"):
+        MODELS["robust"].check_weights()
+
+
+def with_weights(card, state):
+    """The card of a model whose weights were exchanged, digest and all."""
+    save_file(state, card.weights)
+    return dataclasses.replace(card, sha256=hashlib.sha256(card.weights.read_bytes()).hexdigest())
+
+
+def test_loading_is_strict(weights_in):
+    state = load_file(MODELS["robust"].weights)
+    del state["block2.layer.0.bn1.running_mean"]
+    with pytest.raises(ValueError, match="do not fit the architecture: .*block2.layer.0.bn1.running_mean"):
+        load_model(with_weights(MODELS["robust"], state), load_dataset("digits"), CPU)
+
+
+def test_broken_model_does_not_get_through(weights_in):
+    """As in the study: weights that load and hardly classify."""
+    state = load_file(MODELS["robust"].weights)
+    state["fc.weight"] = state["fc.weight"].roll(1, dims=0)
+    with pytest.raises(ValueError, match="got clean accuracy .* expected 98% or more"):
+        load_model(with_weights(MODELS["robust"], state), load_dataset("digits"), CPU)
+
+
+def test_digest_of_a_model_changes_with_its_weights(weights_in):
+    before = model_digest(MODELS["robust"])
+    state = load_file(MODELS["robust"].weights)
+    state["fc.bias"][0] += 1e-6
+    save_file(state, MODELS["robust"].weights)
+    assert model_digest(MODELS["robust"]) != before
+
+
+def test_training_gives_the_same_bits_again():
+    split = load_dataset("digits", "training")
+    recipe = dataclasses.replace(training.RECIPES["robust"], epochs=1)
+    states = []
+    for _ in range(2):
+        network = build_network(MODELS["robust"])
+        training.train(network, split.images, split.labels, recipe, progress=False)
+        states.append(network.state_dict())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_recipe_runs_from_the_command_line(tmp_path, capsys):
+    training.main(["--model", "standard", "--epochs", "3", "--output", str(tmp_path)])
+    assert "standard: clean accuracy" in capsys.readouterr().out
+    state = load_file(tmp_path / "digits-standard.safetensors")
+    assert state.keys() == load_file(MODELS["standard"].weights).keys()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1", "l0"])
+def test_corruptions_have_their_strength(norm):
+    images = torch.full((400, 1, 8, 8), 0.5)
+    largest = {"linf": 0.3, "l2": 1.5, "l1": 6.0, "l0": 0.4}[norm]
+    change = (corrupt(images, {norm: largest}, torch.Generator().manual_seed(0)) - images).flatten(1)
+    order = {"linf": torch.inf, "l2": 2, "l1": 1, "l0": 0}[norm]
+    strengths = torch.linalg.vector_norm(change, order, dim=1) / (64 if norm == "l0" else 1)
+    # Each image has a strength of its own, uniform in [0, largest].
+    assert strengths.unique().numel() > 20
+    assert 0.4 < float(strengths.mean()) / largest < 0.6
+    assert float(strengths.max()) <= largest * (1.6 if norm == "l0" else 1 + 1e-5)
+
+
+def test_every_norm_is_drawn_for_some_images():
+    images = torch.full((200, 1, 8, 8), 0.5)
+    corrupted = corrupt(images, {"linf": 0.3, "l0": 0.4}, torch.Generator().manual_seed(0))
+    dense = ((corrupted != images).flatten(1).float().mean(dim=1) > 0.9).float().mean()
+    assert 0.35 < float(dense) < 0.65
