@@ -63,7 +63,7 @@ def test_is_refused(metric, case):
     [
         ({"norm": "l7"}, "got norm='l7', expected one of 'linf', 'l2'"),
         ({"seed": [1, 2]}, "got 2 seeds for 4 images"),
-        ({"batch_size": 0}, "got batch_size=0, expected 1 or more"),
+        ({"batch_size": 0}, "got batch_size=0, expected a whole number, 1 or more"),
     ],
 )
 @pytest.mark.parametrize("metric", [run_distance, run_clever])
@@ -75,9 +75,9 @@ def test_bad_argument_is_refused(metric, other, message):
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        ({"radius": 0.0}, "got radius=0.0, expected a positive number"),
+        ({"radius": 0.0}, "got radius=0.0, expected a finite number above 0"),
         ({"radius": float("nan")}, "got radius=nan"),
-        ({"blocks": 2}, "got blocks=2, expected 3 or more"),
+        ({"blocks": 2}, "got blocks=2, expected a whole number, 3 or more"),
         ({"pilot_factor": 0.5}, "got pilot_factor=0.5"),
         ({"targets": LABELS[:, None]}, "the image's own label"),
         ({"targets": LABELS[:, None] + 7}, "expected classes of the model"),

@@ -60,7 +60,11 @@ def test_scale_goes_through(seed, scale):
 @given(seed=st.integers(0, 2**20))
 def test_is_never_below_a_sample_and_within_its_interval(seed):
     random = np.random.default_rng(seed)
-    kind = [lambda: random.gumbel(5, 1, (4, 30)), lambda: random.uniform(0, 1, (4, 30)), lambda: random.pareto(3, (4, 30))]
+    kind = [
+        lambda: random.gumbel(5, 1, (4, 30)),
+        lambda: random.uniform(0, 1, (4, 30)),
+        lambda: random.pareto(3, (4, 30)),
+    ]
     maxima = torch.from_numpy(kind[seed % 3]())
     found = end_point(maxima)
     assert (found.estimate >= maxima.amax(dim=1)).all()

@@ -165,7 +165,9 @@ def test_single_violation_is_expected_and_too_many_fail(gate):
     file = gate.folder / "robustness_tests" / "harness" / "measurements.py"
     source = file.read_text()
     assert source.count('float(row[field]) for field in ("score",') == 1
-    file.write_text(source.replace('float(row[field]) for field in ("score",', '3.5 * float(row[field]) for field in ("score",'))
+    file.write_text(
+        source.replace('float(row[field]) for field in ("score",', '3.5 * float(row[field]) for field in ("score",')
+    )
     result = gate("-n2", "--quick", "--norms", "linf", "robustness_tests/test_bounds.py")
     outcomes = [record["outcome"] for record in gate.results()["records"] if "image" in record["about"]]
     assert outcomes.count("xfailed") > 5

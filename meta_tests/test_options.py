@@ -11,7 +11,10 @@ BAD = {
     "unknown model": (["--model", "nonsense"], "--model: got 'nonsense', expected one of 'standard', 'robust'"),
     "nearly a model": (["--model", "robst"], "did you mean 'robust'?"),
     "unknown reference": (["--against", "nobody"], "--against: got 'nobody'"),
-    "unknown dataset": (["--dataset", "digit"], "--dataset: got 'digit', expected one of 'digits'; did you mean 'digits'?"),
+    "unknown dataset": (
+        ["--dataset", "digit"],
+        "--dataset: got 'digit', expected one of 'digits'; did you mean 'digits'?",
+    ),
     "negative images": (["--images", "-3"], "--images: got '-3', expected a whole number, 1 or more"),
     "no images": (["--images", "0"], "--images: got '0', expected a whole number, 1 or more"),
     "too many images": (["--images", "361"], "--images: got 361, expected at most 360"),
@@ -68,7 +71,9 @@ def test_bad_thresholds_are_refused(tmp_path, text, message):
 
 
 def test_thresholds_of_a_file_replace_those_it_names(tmp_path):
-    (tmp_path / "mine.toml").write_text('[robust_accuracy.digits]\nl2 = { "0.1" = 0.5 }\n[clever_radius]\nfactor = 0.25\n')
+    (tmp_path / "mine.toml").write_text(
+        '[robust_accuracy.digits]\nl2 = { "0.1" = 0.5 }\n[clever_radius]\nfactor = 0.25\n'
+    )
     mine, default = load_thresholds(tmp_path / "mine.toml"), load_thresholds(None)
     assert mine.clever_radius_factor == 0.25
     assert mine.epsilons("digits", "l2") == {"0.1": 0.5}
@@ -107,8 +112,7 @@ def test_names_known_without_torch_are_those_of_the_metrics():
 def test_controller_of_a_distributed_run_does_not_import_torch(gate):
     (gate.folder / "test_sys.py").write_text("def test_nothing(): pass\n")
     (gate.folder / "conftest.py").write_text(
-        (gate.folder / "conftest.py").read_text()
-        + "\nimport sys\ndef pytest_unconfigure(config):\n"
+        (gate.folder / "conftest.py").read_text() + "\nimport sys\ndef pytest_unconfigure(config):\n"
         "    if not hasattr(config, 'workerinput'):\n        print('torch' in sys.modules)\n"
     )
     result = gate("-n1", "test_sys.py", "-s")

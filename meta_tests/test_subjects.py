@@ -24,7 +24,9 @@ def test_wide_resnet_is_the_published_one(cifar10, cifar10_wide_resnet, training
     assert clean_accuracy(cifar10_wide_resnet(training_kind), cifar10, CPU) == pytest.approx(accuracy, abs=0.0006)
 
 
-@pytest.mark.parametrize(("depth", "width", "parameters"), [(28, 10, 36_479_194), (40, 4, 8_949_210), (16, 8, 10_961_370)])
+@pytest.mark.parametrize(
+    ("depth", "width", "parameters"), [(28, 10, 36_479_194), (40, 4, 8_949_210), (16, 8, 10_961_370)]
+)
 def test_number_of_parameters_is_the_published_one(depth, width, parameters):
     """Table 4 of the paper gives 36.5, 8.9 and 11.0 million."""
     with torch.device("meta"):

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from metrics.attacks import Attack, Search, deepfool, fast_minimum_norm, line_search, random_noise
-from metrics.checks import check_choice
+from metrics.checks import check_choice, check_count
 from metrics.generators import generators_of
 from metrics.norms import Norm, length
-from metrics.passes import Model, Passes, check_images, check_model, checked_logits, frozen_parameters, margin
+from metrics.passes import Model, Passes, check_images, check_model, checked_logits, differentiating, margin
 from metrics.results import concatenate
 from metrics.status import Status
 
@@ -83,9 +83,9 @@ def adversarial_distance(
     """Find, for each image, the nearest image of the box [0, 1] that the model does not put into its class.
 
     An upper bound of the true minimal distance. DeepFool, aimed at the classes whose linearised boundaries are nearest,
-    gives first points in a few passes. The fast minimum-norm attack goes on from the best of them, and again from the
-    clean image. Random noise is tried where both found nothing (their gradients may be masked), and a line search goes
-    back to the boundary. The best point of any query counts; it is classified again at the end, as the very image that
+    gives first points in a few passes; where it finds none (the gradient may be masked), random noise does. The fast
+    minimum-norm attack goes on from the best of them, and again from the clean image, and a line search goes back to
+    the boundary. The best point of any query counts; it is classified again at the end, as the very image that
     is returned, and its norm is what is reported.
 
     Args:
@@ -119,12 +119,12 @@ def adversarial_distance(
     """
     check_choice("norm", norm, NORMS)
     check_choice("effort", effort, EFFORTS)
-    if batch_size < 1:
-        raise ValueError(f"got batch_size={batch_size}, expected 1 or more")
+    batch_size = check_count("batch_size", batch_size, 1)
     check_images(images, labels)
     check_model(model)
     generators = generators_of(seed, len(images), images.device)
-    with frozen_parameters(model):
+    with differentiating(model):
+        images, labels = images.detach().clone(), labels.clone()
         parts = [
             _measure(model, images[first:last], labels[first:last], norm, EFFORTS[effort], generators[first:last])
             for first, last in ((first, first + batch_size) for first in range(0, len(images), batch_size))
@@ -164,10 +164,11 @@ def _attack(search: Search, rows: Tensor, effort: Effort, generators: Sequence[t
     targets = search.nearest_targets(rows, CLASSES, effort.targets)
     for column in range(targets.shape[1]):
         deepfool(search, rows, steps=effort.deepfool, targets=targets[:, column])
-    fast_minimum_norm(search, rows, steps=effort.from_best, start=search.adversarial[rows])
-    fast_minimum_norm(search, rows, steps=effort.from_clean)
     not_found = rows[search.distance[rows].isinf()]
     random_noise(search, not_found, steps=effort.random_noise, generators=generators)
+    line_search(search, not_found[search.distance[not_found].isfinite()], steps=effort.line_search)
+    fast_minimum_norm(search, rows, steps=effort.from_best, start=search.adversarial[rows])
+    fast_minimum_norm(search, rows, steps=effort.from_clean)
     line_search(search, rows[search.distance[rows].isfinite()], steps=effort.line_search)
 
 

@@ -6,15 +6,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metrics.checks import check_choice
+from metrics.checks import check_choice, check_count, check_number
 from metrics.extreme_value import EndPoint, end_point
 from metrics.generators import generators_of
 from metrics.norms import DUAL, Norm, length, uniform_in_ball
-from metrics.passes import Model, Passes, check_images, check_model, checked_logits, frozen_parameters, margin
+from metrics.passes import Model, Passes, check_images, check_model, checked_logits, differentiating, margin
 from metrics.results import concatenate
 from metrics.status import Status
 
 NORMS: tuple[Norm, ...] = ("linf", "l2")
+
+
+FLAGS = ("saturated", "degenerate_fit", "no_finite_endpoint", "zero_gradient", "broken_gradient")
 
 
 @dataclass(frozen=True)
@@ -35,10 +38,11 @@ class CleverScores:
         shape: shape of the fitted reverse Weibull law; NaN where the gradient is constant.
         p_value: of the Kolmogorov-Smirnov test of that fit.
         saturated: the score is the radius, which says "at least".
-        degenerate_fit: the end-point is the largest sample.
+        degenerate_fit: the end-point is the largest sample: the fit adds nothing, or the law does not fit at all.
         no_finite_endpoint: the largest allowed shape fits best, as for a Gumbel law; the end-point is then one that the
             bound on the shape gives, above every sample, and says little.
         zero_gradient: a target that may win has gradients of zero only; there is no score then.
+        broken_gradient: a target that may win has gradients that are NaN or infinite; there is no score then.
         status: `Status` numbers: estimated, saturated, misclassified or unavailable.
         forward: forward passes spent on each image.
         backward: backward passes spent on each image.
@@ -57,6 +61,7 @@ class CleverScores:
     degenerate_fit: Tensor
     no_finite_endpoint: Tensor
     zero_gradient: Tensor
+    broken_gradient: Tensor
     status: Tensor
     forward: Tensor
     backward: Tensor
@@ -84,7 +89,8 @@ def clever(
     [0, 1]. The untargeted score is the smallest over the targets. It is an estimate: nothing proves it.
 
     All targets share the samples. The first block is the pilot: a target goes on only if its score there is at most
-    `pilot_factor` times the smallest, since the others cannot win.
+    `pilot_factor` times the smallest, since the others hardly ever win (on 96 scores of a CIFAR-10 network one came out
+    1 % larger, for a sixth of the backward passes).
 
     Args:
         model: a deterministic callable from images to logits (N, K), in evaluation mode, normalisation inside.
@@ -118,18 +124,21 @@ def clever(
         tensor([0.3000])
     """
     check_choice("norm", norm, NORMS)
-    if not 0 < radius < float("inf"):
-        raise ValueError(f"got radius={radius}, expected a positive number")
-    for name, value, least in (("blocks", blocks, 3), ("block_size", block_size, 1), ("batch_size", batch_size, 1)):
-        if value < least:
-            raise ValueError(f"got {name}={value}, expected {least} or more")
-    if not pilot_factor >= 1:
-        raise ValueError(f"got pilot_factor={pilot_factor}, expected 1 or more")
+    sampling = Sampling(
+        norm=norm,
+        radius=check_number("radius", radius, above=0),
+        blocks=check_count("blocks", blocks, 3),
+        block_size=check_count("block_size", block_size, 1),
+        pilot_factor=_check_pilot_factor(pilot_factor),
+        batch_size=check_count("batch_size", batch_size, 1),
+    )
     check_images(images, labels)
     check_model(model)
+    if targets is not None:
+        _check_targets(targets, labels)
     generators = generators_of(seed, len(images), images.device)
-    sampling = Sampling(norm, radius, blocks, block_size, pilot_factor, batch_size)
-    with frozen_parameters(model):
+    with differentiating(model):
+        images, labels = images.detach().clone(), labels.clone()
         parts = [
             _score(
                 model,
@@ -167,7 +176,9 @@ def _score(
     passes = Passes(model, len(images), images.device)
     everything = torch.arange(len(images), device=images.device)
     logits = checked_logits(passes, images, labels, everything)
-    candidates = _all_targets(labels, logits.shape[1]) if targets is None else _check_targets(targets, labels, logits)
+    candidates = _all_targets(labels, logits.shape[1]) if targets is None else targets
+    if int(candidates.max()) >= logits.shape[1]:
+        raise ValueError(f"got target {int(candidates.max())}, expected classes of the model: 0 to {logits.shape[1] - 1}")
     correct = everything[margin(logits, labels) > 0]
 
     maxima, kept = _block_maxima(passes, images, labels, candidates, correct, logits, sampling, generators)
@@ -180,17 +191,27 @@ def _all_targets(labels: Tensor, classes: int) -> Tensor:
     return every[every != labels[:, None]].view(len(labels), classes - 1)
 
 
-def _check_targets(targets: Tensor, labels: Tensor, logits: Tensor) -> Tensor:
+def _check_targets(targets: Tensor, labels: Tensor) -> None:
+    if not isinstance(targets, Tensor):
+        raise ValueError(f"got targets of {type(targets).__name__}, expected a torch.Tensor")
     if targets.dim() != 2 or len(targets) != len(labels) or targets.dtype != torch.long or not targets.shape[1]:
         raise ValueError(
             f"got targets of shape {tuple(targets.shape)} and {targets.dtype}, "
             f"expected ({len(labels)}, T) and torch.int64 with T >= 1"
         )
-    if int(targets.min()) < 0 or int(targets.max()) >= logits.shape[1]:
-        raise ValueError(f"got targets from {int(targets.min())} to {int(targets.max())}, expected classes of the model")
+    if int(targets.min()) < 0:
+        raise ValueError(f"got target {int(targets.min())}, expected classes of the model")
     if (targets == labels[:, None]).any():
         raise ValueError("got a target that is the image's own label, expected other classes")
-    return targets
+    ordered = targets.sort(dim=1).values
+    if (ordered[:, 1:] == ordered[:, :-1]).any():
+        raise ValueError("got the same target twice for an image, expected different classes")
+
+
+def _check_pilot_factor(factor: float) -> float:
+    if not isinstance(factor, int | float) or not factor >= 1:
+        raise ValueError(f"got pilot_factor={factor!r}, expected a number, 1 or more; inf keeps all targets")
+    return float(factor)
 
 
 def _block_maxima(
@@ -213,9 +234,9 @@ def _block_maxima(
 
     margins = (logits.gather(1, labels[:, None]) - logits.gather(1, targets))[rows]
     pilot = margins / maxima[rows, :, 0]
-    # A zero gradient makes the pilot score infinite. Such a target goes on: it may only look flat.
-    smallest = pilot.amin(dim=1, keepdim=True)
-    kept[rows] = (pilot <= sampling.pilot_factor * smallest) | pilot.isinf()
+    # A zero gradient makes the pilot score infinite, a broken one NaN. Such a target goes on, to be reported.
+    smallest = torch.where(pilot.isnan(), torch.inf, pilot).amin(dim=1, keepdim=True)
+    kept[rows] = (pilot <= sampling.pilot_factor * smallest) | ~pilot.isfinite()
 
     rest = range(1, sampling.blocks)
     counts = kept[rows].sum(dim=1)
@@ -303,14 +324,16 @@ def _result(
 
     names = ("score", "lower", "upper", "raw", "margin", "lipschitz", "shape", "p_value")
     values = {name: numbers(torch.nan) for name in names}
-    flag = {name: flags() for name in ("saturated", "degenerate_fit", "no_finite_endpoint", "zero_gradient")}
+    flag = {name: flags() for name in FLAGS}
     target = numbers(-1, torch.long)
     status = numbers(Status.MISCLASSIFIED, torch.long)
 
-    flat = (kept & (maxima.amax(dim=2) == 0)).any(dim=1)
-    flag["zero_gradient"][rows] = flat[rows]
-    status[rows] = torch.where(flat[rows], Status.UNAVAILABLE, Status.ESTIMATED)
-    scored = rows[~flat[rows]]
+    largest = maxima.amax(dim=2)
+    flag["zero_gradient"] = (kept & (largest == 0)).any(dim=1)
+    flag["broken_gradient"] = (kept & ~largest.isfinite()).any(dim=1)
+    unavailable = flag["zero_gradient"] | flag["broken_gradient"]
+    status[rows] = torch.where(unavailable[rows], Status.UNAVAILABLE, Status.ESTIMATED)
+    scored = rows[~unavailable[rows]]
     if len(scored):
         winner = _winning_target(maxima[scored], kept[scored], margins[scored])
         fits, bound = winner.fits, winner.margin

@@ -32,6 +32,10 @@ from 7 to 34 were fitted to 500 maxima of 1,024 gradient norms of trained networ
 CANDIDATES = 96
 """End-points tried in each of the two rounds: logarithmic in their distance from the largest maximum."""
 
+MISFIT = 1e-3
+"""Below this p-value the law is wrong and its end-point worth nothing: the largest maximum stands in, as in the
+original CLEVER."""
+
 NEAREST, FURTHEST = 1e-4, 1e2
 """The range of candidates: distance from the largest maximum, in units of the range of the maxima."""
 
@@ -47,7 +51,8 @@ class EndPoint:
         shape: the shape c at the estimate; NaN where all maxima are equal, and nothing is fitted.
         p_value: of the Kolmogorov-Smirnov test of the fit against the maxima. Too large, since the parameters come from
             the same data: a small one is bad news, a large one is none.
-        degenerate: the estimate is the largest maximum, up to `NEAREST` of the range: the fit adds nothing.
+        degenerate: the estimate is the largest maximum: the best fit is there, up to `NEAREST` of the range, or no
+            reverse Weibull law fits (p-value below `MISFIT`), as for maxima that take two values.
         no_finite_endpoint: the shape is at its largest: the estimate is that of the bound, not of the data.
     """
 
@@ -62,6 +67,9 @@ class EndPoint:
 
 def end_point(maxima: Tensor, *, confidence: float = 0.95, constant: float = 1e-6) -> EndPoint:
     """Estimate the end-points of P distributions from `B` independent block maxima each.
+
+    The 95 % interval covers in 93 to 97 % of cases for shapes from 1 to about 15. Where the true shape is larger, the
+    prior pulls the end-point inwards and the interval covers less: 72 % at 30, from 40 maxima.
 
     Args:
         maxima: shape (P, B), B >= 3, finite.
@@ -101,6 +109,9 @@ def end_point(maxima: Tensor, *, confidence: float = 0.95, constant: float = 1e-
     lower_gap = torch.where(lower_gap <= NEAREST, 0, lower_gap)
     upper_gap = torch.where(upper_gap >= FURTHEST, torch.inf, upper_gap)
     p_value = _fit_p_value(below, gap, shape)
+    misfit = p_value < MISFIT
+    degenerate = misfit | (gap <= NEAREST)
+    gap, lower_gap = torch.where(misfit, 0, gap), torch.where(misfit, 0, lower_gap)
     spread = torch.where(fitted, spread, 0)
 
     def unscaled(gap: Tensor) -> Tensor:
@@ -112,19 +123,15 @@ def end_point(maxima: Tensor, *, confidence: float = 0.95, constant: float = 1e-
         upper=unscaled(upper_gap),
         shape=torch.where(fitted, shape, torch.nan).to(maxima.dtype),
         p_value=torch.where(fitted, p_value, 1).to(maxima.dtype),
-        degenerate=fitted & (gap <= NEAREST),
+        degenerate=fitted & degenerate,
         no_finite_endpoint=fitted & (shape >= SHAPES[1]),
     )
 
 
 def _profile(below: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Candidates, their profile log-likelihood and their best shapes, each (P, 2 * CANDIDATES): coarse, then fine."""
-    coarse = torch.logspace(
-        *(torch.log10(torch.tensor(end, dtype=below.dtype)) for end in (NEAREST, FURTHEST)),
-        CANDIDATES,
-        dtype=below.dtype,
-        device=below.device,
-    ).expand(len(below), -1)
+    ends = math.log10(NEAREST), math.log10(FURTHEST)
+    coarse = torch.logspace(*ends, CANDIDATES, dtype=below.dtype, device=below.device).expand(len(below), -1)
     likelihood, shapes = _likelihood(below, coarse)
     best = likelihood.argmax(dim=1, keepdim=True)
     low = coarse.gather(1, (best - 1).clamp_min(0)).log()

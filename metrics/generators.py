@@ -1,17 +1,34 @@
 """A source of randomness for each image, so that its numbers do not depend on its neighbours."""
 
+import operator
 from collections.abc import Sequence
 
 import torch
+
+LARGEST_SEED = 2**63 - 1
 
 
 def generators_of(seed: int | Sequence[int], count: int, device: torch.device) -> list[torch.Generator]:
     """One generator for each of `count` images, on `device`: all with the same seed, or with a seed each.
 
     Raises:
-        ValueError: if there is not one seed for each image.
+        ValueError: if there is not one seed for each image, or a seed is not a whole number from 0 to 2^63 - 1.
     """
-    seeds = [seed] * count if isinstance(seed, int) else [int(value) for value in seed]
+    seeds = [_whole(value) for value in seed] if _is_sequence(seed) else [_whole(seed)] * count
     if len(seeds) != count:
         raise ValueError(f"got {len(seeds)} seeds for {count} images, expected one number, or one for each image")
     return [torch.Generator(device=device).manual_seed(value) for value in seeds]
+
+
+def _is_sequence(seed: object) -> bool:
+    return hasattr(seed, "__len__") and not isinstance(seed, str | bytes) and getattr(seed, "ndim", 1) > 0
+
+
+def _whole(value: object) -> int:
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]  # that is what is tried
+    except TypeError:
+        number = -1
+    if not 0 <= number <= LARGEST_SEED:
+        raise ValueError(f"got seed {value!r}, expected a whole number from 0 to 2^63 - 1")
+    return number

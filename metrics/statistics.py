@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 
@@ -29,6 +30,7 @@ def share(successes: int, total: int, confidence: float = 0.95) -> Estimate:
         >>> share(95, 100)
         Estimate(value=0.95, low=0.887..., high=0.983...)
     """
+    _check_confidence(confidence)
     if not 0 <= successes <= total or total < 1:
         raise ValueError(f"got {successes} of {total}, expected 0 <= successes <= total and total >= 1")
     interval = stats.binomtest(successes, total).proportion_ci(confidence, method="exact")
@@ -47,9 +49,8 @@ def median(values: Sequence[float], confidence: float = 0.95) -> Estimate:
         >>> median([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, float("inf")])
         Estimate(value=5.0, low=2.0, high=8.0)
     """
-    ordered = np.sort(np.asarray(values, dtype=float))
-    if not len(ordered) or np.isnan(ordered).any():
-        raise ValueError(f"got {len(ordered)} values, {int(np.isnan(ordered).sum())} of them NaN, expected numbers")
+    _check_confidence(confidence)
+    ordered = np.sort(_numbers(values))
     middle = _middle(ordered)
     # The k-th smallest and k-th largest enclose the median unless fewer than k values lie on one side of it.
     rank = int(stats.binom.ppf((1 - confidence) / 2, len(ordered), 0.5))
@@ -58,10 +59,25 @@ def median(values: Sequence[float], confidence: float = 0.95) -> Estimate:
     return Estimate(middle, float(ordered[rank - 1]), float(ordered[-rank]))
 
 
-def _middle(ordered: np.ndarray) -> float:
-    low, high = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]
-    # Half the sum of two equal infinities is that infinity; of opposite ones, nothing.
-    return float(low) if low == high else float((low + high) / 2)
+def _numbers(values: Sequence[float]) -> NDArray[np.float64]:
+    numbers = np.asarray(values, dtype=float)
+    if numbers.ndim != 1 or not len(numbers) or np.isnan(numbers).any():
+        bad = int(np.isnan(numbers).sum())
+        raise ValueError(f"got values of shape {numbers.shape}, {bad} of them NaN, expected (N,) numbers with N >= 1")
+    return numbers
+
+
+def _check_confidence(confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise ValueError(f"got confidence={confidence}, expected a number between 0 and 1")
+
+
+def _middle(ordered: NDArray[np.float64]) -> float:
+    low, high = float(ordered[(len(ordered) - 1) // 2]), float(ordered[len(ordered) // 2])
+    if low == high:
+        return low
+    # Between opposite infinities the middle is 0, as between any opposite numbers.
+    return 0.0 if low == -high else (low + high) / 2
 
 
 @dataclass(frozen=True)
@@ -96,9 +112,10 @@ def compare(candidate: Sequence[float], reference: Sequence[float], confidence: 
         >>> better.difference.value, round(better.p_value, 4)
         (3.5, 0.0156)
     """
-    ours, theirs = (np.asarray(values, dtype=float) for values in (candidate, reference))
-    if ours.shape != theirs.shape or not len(ours):
-        raise ValueError(f"got {len(ours)} and {len(theirs)} values, expected as many of both, and at least one")
+    _check_confidence(confidence)
+    ours, theirs = _numbers(candidate), _numbers(reference)
+    if len(ours) != len(theirs):
+        raise ValueError(f"got {len(ours)} and {len(theirs)} values, expected as many of both")
     with np.errstate(invalid="ignore"):
         differences = np.where(np.isinf(ours) & np.isinf(theirs), 0.0, ours - theirs)
     return Comparison(
@@ -110,7 +127,7 @@ def compare(candidate: Sequence[float], reference: Sequence[float], confidence: 
     )
 
 
-def _wilcoxon(differences: np.ndarray) -> float:
+def _wilcoxon(differences: NDArray[np.float64]) -> float:
     if not differences.any():
         return 1.0
     # Ranks are all that counts: an infinite difference is one beyond the largest finite one.

@@ -41,4 +41,3 @@ def test_robust_accuracy(candidate, adversarial_distance, images, norm, epsilon,
         f"{candidate.name} keeps the label of {robust} of {len(found)} images up to {norm} {epsilon} "
         f"({accuracy.value:.1%}), expected {least:.1%} or more"
     )
-

@@ -1,4 +1,4 @@
-"""Random noise of growing strength: needs no gradient, so masking cannot stop it."""
+"""Random noise: needs no gradient, so masking cannot stop it."""
 
 from collections.abc import Sequence
 
@@ -6,29 +6,31 @@ import torch
 from torch import Tensor
 
 from metrics.attacks.search import Attack, Search
+from metrics.norms import per_row
 
 
 def random_noise(search: Search, rows: Tensor, *, steps: int, generators: Sequence[torch.Generator]) -> None:
-    """Blend each image with uniform noise, a new draw at each step, ever stronger, until the label flips.
+    """Blend each image with uniform noise, a new draw at each step, ever stronger until the label flips, then weaker.
 
-    The start that decision-based attacks use (Brendel et al. 2018, section 3). One forward pass per image and step;
-    an image that is fooled leaves the batch.
+    The start that decision-based attacks use (Brendel et al. 2018, section 3), repeated as long as it gets better. One
+    forward pass per image and step.
 
     Args:
         search: the images, and the record of the best points.
         rows: indices of the images to attack, shape (R,).
-        steps: number of strengths; the last one replaces the image by noise.
+        steps: number of draws; by the last one an image that was never fooled is noise alone.
         generators: a source of randomness for each image of the search, on its device.
     """
-    for step in range(1, steps + 1):
-        if not len(rows):
-            return
-        clean = search.images[rows]
-        noise = torch.stack(
-            [
-                torch.rand(clean.shape[1:], generator=generators[row], device=clean.device, dtype=clean.dtype)
-                for row in rows.tolist()
-            ]
-        )
-        points = torch.lerp(clean, noise, step / steps).clamp(0, 1)
-        rows = rows[search.margins(points, rows, Attack.RANDOM_NOISE) > 0]
+    if not len(rows):
+        return
+    clean = search.images[rows]
+    strength = torch.zeros_like(search.distance[rows])
+    found = torch.zeros_like(rows, dtype=torch.bool)
+    for _ in range(steps):
+        strength = torch.where(found, strength, (strength + 1 / steps).clamp_max(1))
+        like = {"device": clean.device, "dtype": clean.dtype}
+        draws = [torch.rand(clean.shape[1:], generator=generators[row], **like) for row in rows.tolist()]
+        points = torch.lerp(clean, torch.stack(draws), per_row(strength, clean)).clamp(0, 1)
+        fooled = search.margins(points, rows, Attack.RANDOM_NOISE) <= 0
+        found |= fooled
+        strength = torch.where(fooled, 0.85 * strength, strength)

@@ -37,7 +37,7 @@ class Search:
         self.images = images
         self.labels = labels
         self.logits = logits
-        self.slack = rounding_slack(logits)
+        self.slack = rounding_slack(logits, labels)
         self.norm = norm
         self.adversarial = images.clone()
         self.distance = torch.full((len(images),), torch.inf, dtype=images.dtype, device=images.device)
@@ -60,6 +60,8 @@ class Search:
         logits, gradients = self.passes.margin_gradient(points, self.labels[rows], rows, targets)
         margins = self._record(points, rows, logits, attack)
         to_target = margins if targets is None else margin(logits, self.labels[rows], targets) + self.slack[rows]
+        # One NaN would stay in the point for good.
+        gradients = torch.where(gradients.isfinite(), gradients, 0)
         return margins, to_target, descending_within_box(gradients, points)
 
     def nearest_targets(self, rows: Tensor, classes: int, count: int) -> Tensor:
@@ -74,6 +76,7 @@ class Search:
         linearised = torch.empty_like(targets, dtype=points.dtype)
         gradients = self.passes.target_gradients(points, labels, targets, rows)
         for column, gradient in enumerate(gradients):
+            gradient = torch.where(gradient.isfinite(), gradient, 0)  # noqa: PLW2901  # the same one, mended
             slopes = length(descending_within_box(gradient, points), DUAL[self.norm])
             # A flat margin divides to infinity: the last choice.
             linearised[:, column] = margin(logits, labels, targets[:, column]) / slopes

@@ -1,7 +1,7 @@
 """The fixtures that tests ask for. They work in any test below the root of the checkout.
 
-    def test_my_image(candidate, adversarial_distance):
-        assert adversarial_distance(candidate, 7, norm="l2").distance > 0.3
+def test_my_image(candidate, adversarial_distance):
+    assert adversarial_distance(candidate, 7, norm="l2").distance > 0.3
 """
 
 from __future__ import annotations
