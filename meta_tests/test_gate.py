@@ -75,7 +75,7 @@ def test_same_numbers_whatever_is_selected_and_however_it_is_run(gate, numbers):
     gate("-n2", *QUICK, "--fresh", "-k", "00042")
     assert numbers_of_image_42(gate) == numbers
 
-    gate("-n0", *QUICK, "--fresh", "--images", "43", "-k", "robust and 00042")
+    gate("-n0", *QUICK, "--fresh", "--images", "43", "-k", "robust-digits and 00042")
     part = numbers_of_image_42(gate)
     assert len(part) == len(TESTS)
     assert all(numbers[test] == values for test, values in part.items())

@@ -9,6 +9,11 @@ from metrics.attacks.search import Attack, Search
 from metrics.norms import per_row
 
 
+RAMP = 10
+"""Draws after which an image that was never fooled is noise alone; more steps go on from there, so that they can only
+find nearer points."""
+
+
 def random_noise(search: Search, rows: Tensor, *, steps: int, generators: Sequence[torch.Generator]) -> None:
     """Blend each image with uniform noise, a new draw at each step, ever stronger until the label flips, then weaker.
 
@@ -18,7 +23,7 @@ def random_noise(search: Search, rows: Tensor, *, steps: int, generators: Sequen
     Args:
         search: the images, and the record of the best points.
         rows: indices of the images to attack, shape (R,).
-        steps: number of draws; by the last one an image that was never fooled is noise alone.
+        steps: number of draws.
         generators: a source of randomness for each image of the search, on its device.
     """
     if not len(rows):
@@ -27,7 +32,7 @@ def random_noise(search: Search, rows: Tensor, *, steps: int, generators: Sequen
     strength = torch.zeros_like(search.distance[rows])
     found = torch.zeros_like(rows, dtype=torch.bool)
     for _ in range(steps):
-        strength = torch.where(found, strength, (strength + 1 / steps).clamp_max(1))
+        strength = torch.where(found, strength, (strength + 1 / RAMP).clamp_max(1))
         like = {"device": clean.device, "dtype": clean.dtype}
         draws = [torch.rand(clean.shape[1:], generator=generators[row], **like) for row in rows.tolist()]
         points = torch.lerp(clean, torch.stack(draws), per_row(strength, clean)).clamp(0, 1)
