@@ -41,7 +41,7 @@ def test_linear_model(norm, seed):
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_dual_norm_of_a_curved_model(norm):
-    """Margin (a.x)^2 / 2 - t, t below its value at the image: the gradient is a (a.x), and its largest dual norm in the ball is known."""
+    """Margin (a.x)^2 / 2 - t: the gradient is a (a.x), and its largest dual norm in the ball is known."""
     direction = torch.full((9,), 1 / 3)
     start, radius = torch.full((1, 1, 3, 3), 0.5), 0.1
 

@@ -141,7 +141,7 @@ def test_violated_threshold_fails_the_gate(gate, workers):
     content = gate.results()
     assert content["verdict"] == "fail"
     (row,) = [row for row in content["properties"] if row["outcome"] == "failed"]
-    assert (row["property"], row["norm"], row["epsilon"]) == ("test_robust_accuracy", "linf", "0.1")
+    assert (row["property_name"], row["norm"], row["epsilon"]) == ("test_robust_accuracy", "linf", "0.1")
     assert "measuring" not in result.stdout.str(), "progress is for terminals"
 
 
@@ -156,7 +156,7 @@ def test_model_against_itself_is_not_compared(gate):
     assert result.ret == 0
     content = gate.results()
     assert "Not compared: --model and --against are both robust." in content["notes"]
-    compared = [row for row in content["properties"] if "candidate_beats_reference" in row["property"]]
+    compared = [row for row in content["properties"] if "candidate_beats_reference" in row["property_name"]]
     assert [row["outcome"] for row in compared] == ["skipped", "skipped"]
 
 
@@ -164,10 +164,8 @@ def test_single_violation_is_expected_and_too_many_fail(gate):
     """CLEVER scores made three times too large: many images show it, one test per model asserts the share."""
     file = gate.folder / "robustness_tests" / "harness" / "measurements.py"
     source = file.read_text()
-    assert source.count('float(row[field]) for field in ("score",') == 1
-    file.write_text(
-        source.replace('float(row[field]) for field in ("score",', '3.5 * float(row[field]) for field in ("score",')
-    )
+    assert source.count('float(row["score"])') == 1
+    file.write_text(source.replace('float(row["score"])', '3.5 * float(row["score"])'))
     result = gate("-n2", "--quick", "--norms", "linf", "robustness_tests/test_bounds.py")
     outcomes = [record["outcome"] for record in gate.results()["records"] if "image" in record["about"]]
     assert outcomes.count("xfailed") > 5

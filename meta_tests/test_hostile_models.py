@@ -50,9 +50,7 @@ def test_a_plateau_around_the_clean_image_is_left_behind(kept):
 
         return model
 
-    ratios = [
-        float(attack(model_of(row), IMAGES[[row]], torch.tensor([0])).distance) / EXACT[row] for row in range(6)
-    ]
+    ratios = [float(attack(model_of(row), IMAGES[[row]], torch.tensor([0])).distance) / EXACT[row] for row in range(6)]
     assert np.median(ratios) <= 1.05
     assert max(ratios) <= 1.5
 

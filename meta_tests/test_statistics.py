@@ -73,5 +73,5 @@ def test_infinite_values_count_by_rank():
     ],
 )
 def test_bad_values_are_refused(function, arguments):
-    with pytest.raises(ValueError, match="got .*expected"):
+    with pytest.raises(ValueError, match=r"got .*expected"):
         function(*arguments)

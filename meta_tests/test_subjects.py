@@ -75,7 +75,7 @@ def test_changed_weights_are_refused(weights_in):
     state = load_file(card.weights)
     state["fc.bias"][0] += 1e-6
     save_file(state, card.weights)
-    with pytest.raises(ValueError, match="got weights file digits-robust.safetensors with digest"):
+    with pytest.raises(ValueError, match=r"got weights file digits-robust.safetensors with digest"):
         load_model(card, load_dataset("digits"), CPU)
 
 
@@ -94,7 +94,7 @@ def with_weights(card, state):
 def test_loading_is_strict(weights_in):
     state = load_file(MODELS["robust"].weights)
     del state["block2.layer.0.bn1.running_mean"]
-    with pytest.raises(ValueError, match="do not fit the architecture: .*block2.layer.0.bn1.running_mean"):
+    with pytest.raises(ValueError, match=r"do not fit the architecture: .*block2.layer.0.bn1.running_mean"):
         load_model(with_weights(MODELS["robust"], state), load_dataset("digits"), CPU)
 
 
@@ -102,7 +102,7 @@ def test_broken_model_does_not_get_through(weights_in):
     """As in the study: weights that load and hardly classify."""
     state = load_file(MODELS["robust"].weights)
     state["fc.weight"] = state["fc.weight"].roll(1, dims=0)
-    with pytest.raises(ValueError, match="got clean accuracy .* expected 98% or more"):
+    with pytest.raises(ValueError, match=r"got clean accuracy .* expected 98% or more"):
         load_model(with_weights(MODELS["robust"], state), load_dataset("digits"), CPU)
 
 

@@ -178,7 +178,9 @@ def _score(
     logits = checked_logits(passes, images, labels, everything)
     candidates = _all_targets(labels, logits.shape[1]) if targets is None else targets
     if int(candidates.max()) >= logits.shape[1]:
-        raise ValueError(f"got target {int(candidates.max())}, expected classes of the model: 0 to {logits.shape[1] - 1}")
+        raise ValueError(
+            f"got target {int(candidates.max())}, expected classes of the model: 0 to {logits.shape[1] - 1}"
+        )
     correct = everything[margin(logits, labels) > 0]
 
     maxima, kept = _block_maxima(passes, images, labels, candidates, correct, logits, sampling, generators)
@@ -319,12 +321,9 @@ def _result(
     def numbers(fill: float, dtype: torch.dtype = maxima.dtype) -> Tensor:
         return torch.full((count,), fill, dtype=dtype, device=device)
 
-    def flags() -> Tensor:
-        return numbers(False, torch.bool)
-
     names = ("score", "lower", "upper", "raw", "margin", "lipschitz", "shape", "p_value")
     values = {name: numbers(torch.nan) for name in names}
-    flag = {name: flags() for name in FLAGS}
+    flag = {name: numbers(0, torch.bool) for name in FLAGS}
     target = numbers(-1, torch.long)
     status = numbers(Status.MISCLASSIFIED, torch.long)
 

@@ -150,8 +150,8 @@ def _likelihood(below: Tensor, gaps: Tensor) -> tuple[Tensor, Tensor]:
     """Log-likelihood at the best shape and scale for end-points `gaps` above the largest maximum, each (P, G).
 
     With w = a - y, the best scale is b^c = mean(w^c). The best shape is where c times the derivative,
-    n (1 + mean(log w^c) - sum(w^c log w^c) / sum(w^c)) - (log c - prior) / variance, falls through 0: found by bisection
-    in log c, and cut to `SHAPES`.
+    n (1 + mean(log w^c) - sum(w^c log w^c) / sum(w^c)) - (log c - prior) / variance, falls through 0: found by
+    bisection in log c, and cut to `SHAPES`.
     """
     count = below.shape[1]
     prior, variance = math.log(SHAPE_PRIOR[0]), SHAPE_PRIOR[1] ** 2

@@ -14,7 +14,7 @@ def generators_of(seed: int | Sequence[int], count: int, device: torch.device) -
     Raises:
         ValueError: if there is not one seed for each image, or a seed is not a whole number from 0 to 2^63 - 1.
     """
-    seeds = [_whole(value) for value in seed] if _is_sequence(seed) else [_whole(seed)] * count
+    seeds = [_whole(value) for value in seed] if _is_sequence(seed) else [_whole(seed)] * count  # type: ignore[union-attr]
     if len(seeds) != count:
         raise ValueError(f"got {len(seeds)} seeds for {count} images, expected one number, or one for each image")
     return [torch.Generator(device=device).manual_seed(value) for value in seeds]

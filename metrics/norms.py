@@ -5,7 +5,7 @@ The first dimension of every tensor is the batch; all others are one vector.
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -84,7 +84,7 @@ def uniform_in_ball(
         >>> float(length(points, "l2").max()) <= 1
         True
     """
-    like = {"generator": generator, "device": generator.device, "dtype": dtype}
+    like: dict[str, Any] = {"generator": generator, "device": generator.device, "dtype": dtype}
     size = math.prod(shape)
     if norm == "linf":
         points = torch.rand(count, size, **like) * 2 - 1

@@ -65,7 +65,7 @@ class Passes:
     ) -> tuple[Tensor, Tensor]:
         """The logits, shape (R, K), and the gradient of `margin` with respect to each image."""
         self._count(self.forward, rows)
-        images = images.detach().requires_grad_(True)  # noqa: FBT003  # the name of the method says what is True
+        images = images.detach().requires_grad_(True)
         with torch.enable_grad():
             logits = self._call(images)
             objective = margin(logits, labels, targets).sum()
@@ -77,7 +77,7 @@ class Passes:
         One forward pass serves all targets. Gradients come one by one, so that only one is in memory.
         """
         self._count(self.forward, rows)
-        images = images.detach().requires_grad_(True)  # noqa: FBT003  # the name of the method says what is True
+        images = images.detach().requires_grad_(True)
         with torch.enable_grad():
             logits = self._call(images)
             columns = targets.shape[1]
@@ -145,7 +145,7 @@ def check_images(images: Tensor, labels: Tensor) -> None:
     if not images.isfinite().all():
         bad = int((~images.isfinite().flatten(1).all(dim=1)).nonzero()[0])
         raise ValueError(f"got NaN or infinity in image {bad} of the batch, expected values in [0, 1]")
-    low, high = float(images.min()), float(images.max())
+    low, high = (bound.item() for bound in images.detach().aminmax())
     if low < 0 or high > 1:
         raise ValueError(
             f"got image values from {low:g} to {high:g}, expected [0, 1]: "
@@ -200,9 +200,7 @@ def checked_logits(passes: Passes, images: Tensor, labels: Tensor, rows: Tensor)
     logits = passes.logits(images, rows)
     check_logits(logits, labels)
     half = (len(images) + 1) // 2
-    again = torch.cat(
-        [passes.logits(part, of) for part, of in zip(images.split(half), rows.split(half), strict=True)]  # type: ignore[no-untyped-call]
-    )
+    again = torch.cat([passes.logits(part, of) for part, of in zip(images.split(half), rows.split(half), strict=True)])
     difference = (logits - again).abs()
     if (difference > 1e-4 * logits.abs() + 200 * rounding_slack(logits, labels)[:, None]).any():
         raise ValueError(

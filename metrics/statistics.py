@@ -37,7 +37,7 @@ def share(successes: int, total: int, confidence: float = 0.95) -> Estimate:
     return Estimate(successes / total, float(interval.low), float(interval.high))
 
 
-def median(values: Sequence[float], confidence: float = 0.95) -> Estimate:
+def median(values: Sequence[float] | NDArray[np.float64], confidence: float = 0.95) -> Estimate:
     """The median with its interval between two order statistics (exact, from the sign test).
 
     Too few values for the confidence give an infinite interval.
@@ -59,7 +59,7 @@ def median(values: Sequence[float], confidence: float = 0.95) -> Estimate:
     return Estimate(middle, float(ordered[rank - 1]), float(ordered[-rank]))
 
 
-def _numbers(values: Sequence[float]) -> NDArray[np.float64]:
+def _numbers(values: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
     numbers = np.asarray(values, dtype=float)
     if numbers.ndim != 1 or not len(numbers) or np.isnan(numbers).any():
         bad = int(np.isnan(numbers).sum())

@@ -20,7 +20,7 @@ def scatter(run: Run, records: Sequence[Record]) -> str | None:
     points = [
         record
         for record in records
-        if record.property == "test_clever_below_distance"
+        if record.property_name == "test_clever_below_distance"
         and record.values.get("clever")
         and record.values.get("distance")
     ]
@@ -71,7 +71,7 @@ def distances(run: Run, records: Sequence[Record]) -> str | None:
     found = [
         record
         for record in records
-        if record.property == "test_adversarial_example_is_real" and "status" in record.values
+        if record.property_name == "test_adversarial_example_is_real" and "status" in record.values
     ]
     if not found:
         return None

@@ -1,6 +1,6 @@
 """The HTML report: pytest-html's, with verdict, table and figures on top and columns for model, norm and image."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtestloop(session: pytest.Session) -> Iterator[object]:
+def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
     """Write no report when no test was about a model, unless `--html` asks for one: the last good one stays."""
     try:
         return (yield)

@@ -15,7 +15,7 @@ class Row:
     """A property of a model, as measured.
 
     Attributes:
-        property: name of the test function.
+        property_name: name of the test function.
         model: the model that it is about.
         reference: the model that it is compared with, if any.
         norm: norm of the perturbation, if any.
@@ -31,7 +31,7 @@ class Row:
         message: why it did not pass.
     """
 
-    property: str
+    property_name: str
     model: str | None
     reference: str | None
     norm: str | None
@@ -55,7 +55,7 @@ class Row:
         Example:
             "robust accuracy at linf 0.05" for `test_robust_accuracy` with norm and epsilon.
         """
-        words = self.property.removeprefix("test_").replace("_", " ")
+        words = self.property_name.removeprefix("test_").replace("_", " ")
         where = " ".join(part for part in (self.norm, self.epsilon) if part)
         return f"{words}, {where}" if where else words
 
@@ -106,7 +106,7 @@ def summarise(run: Run, records: Records, exit_status: int) -> Summary:
 
 def _sorted(rows: Iterable[Row]) -> list[Row]:
     """Workers finish in any order; the report has one."""
-    return sorted(rows, key=lambda row: (row.property, row.norm or "", float(row.epsilon or 0), row.model or ""))
+    return sorted(rows, key=lambda row: (row.property_name, row.norm or "", float(row.epsilon or 0), row.model or ""))
 
 
 def _notes(run: Run, records: Records) -> list[str]:
@@ -123,9 +123,9 @@ def _notes(run: Run, records: Records) -> list[str]:
 
 
 def _image_rows(records: Sequence[Record]) -> list[Row]:
-    groups: dict[tuple[str, ...], list[Record]] = {}
+    groups: dict[tuple[str, str, str], list[Record]] = {}
     for record in records:
-        place = (record.property, str(record.about.get("model", "")), str(record.about.get("norm", "")))
+        place = (record.property_name, str(record.about.get("model", "")), str(record.about.get("norm", "")))
         groups.setdefault(place, []).append(record)
     return [_image_row(*place, group) for place, group in groups.items()]
 
@@ -145,7 +145,7 @@ def _image_row(name: str, model: str, norm: str, group: Sequence[Record]) -> Row
 
 
 def _model_row(record: Record) -> Row:
-    return _row(record.property, record.about, record.values, record.outcome, record.message)
+    return _row(record.property_name, record.about, record.values, record.outcome, record.message)
 
 
 def _row(name: str, about: dict[str, object], values: dict[str, object], outcome: str, message: str) -> Row:
@@ -159,7 +159,7 @@ def _row(name: str, about: dict[str, object], values: dict[str, object], outcome
 
     images = values.get("images")
     return Row(
-        property=name,
+        property_name=name,
         model=text("model"),
         reference=text("reference"),
         norm=text("norm"),

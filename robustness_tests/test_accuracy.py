@@ -9,8 +9,9 @@ from metrics.statistics import share
 def test_clean_accuracy(candidate, images, thresholds, measured):
     """The candidate classifies images correctly that nobody has touched.
 
-    Measured on up to 1,000 images of the test split, whatever `--images` says: it takes one pass each. A failure means that the model is not good enough even without an attack, or that it gets its images in another
-    form than it was trained on: other normalisation, other order of channels.
+    Measured on up to 1,000 images of the test split, whatever `--images` says: it takes one pass each. A failure means
+    that the model is not good enough even without an attack, or that it gets its images in another form than it was
+    trained on: other normalisation, other order of channels.
     """
     count = max(len(images), 1000)
     labels = candidate.images.labels[:count]

@@ -1,4 +1,4 @@
-"""CLEVER is meant as a lower bound of the true distance, the adversarial distance is an upper one: they have to agree."""
+"""CLEVER is meant as a lower bound of the true distance, the adversarial distance is an upper one: do they agree?"""
 
 import pytest
 
@@ -16,7 +16,7 @@ def verdict(score, distance):
     if distance.status is Status.CENSORED:
         return None, "censored: no adversarial example was found that could contradict the score"
     if score.status is Status.UNAVAILABLE:
-        return False, "no CLEVER score: the sampled gradients are zero, so the model hides them"
+        return False, "no CLEVER score: the sampled gradients are zero or not finite, so the model hides them"
     if score.score > distance.distance:
         return False, f"CLEVER {score.score:.4f} is above the adversarial distance {distance.distance:.4f}"
     if score.status is Status.SATURATED:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from metrics.attacks.search import Attack, Search
-from metrics.norms import DUAL, length, per_row, project, steepest
+from metrics.norms import DUAL, length, project, steepest
 
 STEP_SIZE = {"linf": 10.0, "l2": 1.0}
 """The first step, in Euclidean length. In L-infinity the projection cuts nearly all of it: 10 is AttackBench's value,
@@ -16,9 +16,9 @@ where the paper's 1 is weak."""
 def fast_minimum_norm(
     search: Search, rows: Tensor, *, steps: int, start: Tensor | None = None, growth: float = 0.05
 ) -> None:
-    """Descend the margin inside a ball whose radius follows each image's boundary: it shrinks while the point is
-    adversarial and grows while it is not, ever less.
+    """Descend the margin inside a ball whose radius follows the boundary of each image.
 
+    The radius shrinks while the point is adversarial and grows while it is not, ever less.
     One forward and one backward pass per image and step. The ball is always centred on the clean image. An image whose
     gradient is zero where it is not adversarial leaves the batch.
 

@@ -1,13 +1,13 @@
 """Random noise: needs no gradient, so masking cannot stop it."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from metrics.attacks.search import Attack, Search
 from metrics.norms import per_row
-
 
 RAMP = 10
 """Draws after which an image that was never fooled is noise alone; more steps go on from there, so that they can only
@@ -33,7 +33,7 @@ def random_noise(search: Search, rows: Tensor, *, steps: int, generators: Sequen
     found = torch.zeros_like(rows, dtype=torch.bool)
     for _ in range(steps):
         strength = torch.where(found, strength, (strength + 1 / RAMP).clamp_max(1))
-        like = {"device": clean.device, "dtype": clean.dtype}
+        like: dict[str, Any] = {"device": clean.device, "dtype": clean.dtype}
         draws = [torch.rand(clean.shape[1:], generator=generators[row], **like) for row in rows.tolist()]
         points = torch.lerp(clean, torch.stack(draws), per_row(strength, clean)).clamp(0, 1)
         fooled = search.margins(points, rows, Attack.RANDOM_NOISE) <= 0

@@ -40,7 +40,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def _parameters(run: Run, metafunc: pytest.Metafunc) -> tuple[list[str], list[tuple[object, ...]]]:
     taken = {name for mark in metafunc.definition.iter_markers("parametrize") for name in _names_of(mark)}
-    wanted = [
+    wanted: list[str] = [
         name
         for name in ("model_name", "norm", "epsilon", "image")
         if name in metafunc.fixturenames and name not in taken

@@ -65,7 +65,7 @@ def measurements(run: Run, pytestconfig: pytest.Config) -> Measurements:
     """All that has been measured, see the fixtures `adversarial_distance` and `clever`."""
     from robustness_tests.harness.measurements import Measurements  # noqa: PLC0415  # torch, see above
 
-    return Measurements(run, batch_size_of(run), lambda batch, stored: batch_done(pytestconfig, batch, stored))
+    return Measurements(run, batch_size_of(run), lambda batch, stored: batch_done(pytestconfig, batch, stored=stored))
 
 
 @pytest.fixture(scope="session")

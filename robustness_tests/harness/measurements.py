@@ -90,6 +90,7 @@ class ScoreOfImage:
     degenerate_fit: bool
     no_finite_endpoint: bool
     zero_gradient: bool
+    broken_gradient: bool
     radius: float
     status: Status
     forward: int
@@ -165,11 +166,20 @@ class Measurements:
         row, stored = self._row("clever", name, index, norm)
         return ScoreOfImage(
             image=index,
-            **{field: float(row[field]) for field in ("score", "lower", "upper", "raw", "p_value")},
-            **{field: int(row[field]) for field in ("target", "forward", "backward")},
-            **{field: bool(row[field]) for field in ("degenerate_fit", "no_finite_endpoint", "zero_gradient")},
+            score=float(row["score"]),
+            lower=float(row["lower"]),
+            upper=float(row["upper"]),
+            raw=float(row["raw"]),
+            target=int(row["target"]),
+            p_value=float(row["p_value"]),
+            degenerate_fit=bool(row["degenerate_fit"]),
+            no_finite_endpoint=bool(row["no_finite_endpoint"]),
+            zero_gradient=bool(row["zero_gradient"]),
+            broken_gradient=bool(row["broken_gradient"]),
             radius=self._radius(norm),
             status=Status(int(row["status"])),
+            forward=int(row["forward"]),
+            backward=int(row["backward"]),
             stored=stored,
         )
 

@@ -103,7 +103,7 @@ def run_from(config: pytest.Config) -> Run:
         seed=_checked("seed", given["seed"], _natural),
         thresholds=_checked("thresholds", given["thresholds"], lambda text: _thresholds(text, config)),
         results=_checked("results", given["results"], lambda text: _results(text, config)),
-        fresh_since=_fresh_since(config, bool(given["fresh"])),
+        fresh_since=_fresh_since(config, fresh=bool(given["fresh"])),
     )
 
 
@@ -187,7 +187,7 @@ def _path(name: str, text: str, config: pytest.Config) -> Path:
     return (config.invocation_params.dir if on_command_line else config.rootpath) / Path(text).expanduser()
 
 
-def _fresh_since(config: pytest.Config, fresh: bool) -> float | None:
+def _fresh_since(config: pytest.Config, *, fresh: bool) -> float | None:
     if not fresh:
         return None
     # A worker is told when the run began: what another worker has measured since then is fresh.
@@ -200,8 +200,10 @@ def describe(run: Run) -> Sequence[str]:
     budget = "quick: not for a release" if run.quick else "default budget"
     return [
         f"robustness: {run.model}{comparison} on {run.dataset}, {run.images} images, {', '.join(run.norms)}, {budget}",
-        f"robustness: seed {run.seed}, device {run.device}, thresholds from {', '.join(run.thresholds.files)}, "
-        f"results in {run.results}",
+        (
+            f"robustness: seed {run.seed}, device {run.device}, thresholds from {', '.join(run.thresholds.files)}, "
+            f"results in {run.results}"
+        ),
     ]
 
 

@@ -10,7 +10,7 @@ import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +32,21 @@ def pytest_configure(config: pytest.Config) -> None:
         folder = worker_input(config).get("robustness_progress")
         config.stash[FOLDER] = Path(folder) if folder else None
         return
+    config.stash[FOLDER] = None
     reporter = config.pluginmanager.get_plugin("terminalreporter")
-    shown = reporter is not None and reporter.isatty and reporter.verbosity >= 0
-    config.stash[FOLDER] = Path(tempfile.mkdtemp(prefix="robustness-progress-")) if shown else None
-    if shown:
-        config.stash[DISPLAY] = Display(config.stash[FOLDER], reporter)
+    if reporter is not None and reporter.isatty and reporter.verbosity >= 0:
+        folder = Path(tempfile.mkdtemp(prefix="robustness-progress-"))
+        config.stash[FOLDER] = folder
+        config.stash[DISPLAY] = Display(folder, reporter)
         config.pluginmanager.register(config.stash[DISPLAY], "robustness-progress-display")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Remove the folder."""
-    if not is_worker(config) and config.stash.get(FOLDER, None):
+    folder = None if is_worker(config) else config.stash.get(FOLDER, None)
+    if folder is not None:
         config.stash[DISPLAY].stop()
-        shutil.rmtree(config.stash[FOLDER], ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -61,7 +63,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         _append(session.config, {"planned": sorted(batches_of(session.items, session.config.stash[RUN]))})
 
 
-def batch_done(config: pytest.Config, batch: tuple[str, str, str, int], stored: bool) -> None:
+def batch_done(config: pytest.Config, batch: tuple[str, str, str, int], *, stored: bool) -> None:
     """Write down that a batch is there, measured or read."""
     if config.stash.get(FOLDER, None):
         _append(config, {"done": [batch], "stored": stored})
@@ -127,9 +129,9 @@ class Display:
         return (yield from self._aside())
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_report_teststatus(self) -> Iterator[Any]:
+    def pytest_report_teststatus(self) -> Generator[None, Any, Any]:
         """Replace the dots by the line: both on one line would overwrite each other."""
-        status = yield
+        status: Any = yield
         return (status[0], "", status[2]) if status and self.reporter.verbosity == 0 else status
 
     @pytest.hookimpl(tryfirst=True)

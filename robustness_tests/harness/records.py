@@ -34,7 +34,7 @@ class Record:
     values: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def property(self) -> str:
+    def property_name(self) -> str:
         """The name of the test function."""
         return str(self.about.get("property", self.test.rpartition("::")[2].partition("[")[0]))
 

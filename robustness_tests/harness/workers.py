@@ -13,7 +13,7 @@ from robustness_tests.harness.run import RUN
 
 @functools.cache
 def visible_gpus() -> tuple[str, ...]:
-    """The GPUs that the caller lets us use, as written in CUDA_VISIBLE_DEVICES; without it, all that the driver lists."""
+    """The GPUs that the caller lets us use: those of CUDA_VISIBLE_DEVICES; without it, all that the driver lists."""
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if listed is not None:
         # CUDA itself stops reading at the first -1.

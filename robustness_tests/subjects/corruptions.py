@@ -1,14 +1,16 @@
-"""Random Lp-norm corruptions: each image gets its own norm, its own strength and a point drawn uniformly in that ball."""
+"""Random Lp-norm corruptions: each image gets its own norm, strength, and point, uniform in that ball."""
+
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from metrics.norms import uniform_in_ball
+from metrics.norms import Norm, uniform_in_ball
 
 
 def impulse(images: Tensor, share: Tensor, generator: torch.Generator) -> Tensor:
-    """Replace each value with probability `share` (one for each image, shape (N,)) by a uniform one: an L0 corruption."""
-    like = {"generator": generator, "device": images.device, "dtype": images.dtype}
+    """Replace each value by a uniform one with probability `share`, one for each image, shape (N,): L0."""
+    like: dict[str, Any] = {"generator": generator, "device": images.device, "dtype": images.dtype}
     chosen = torch.rand(images.shape, **like) < share.view(-1, 1, 1, 1)
     return torch.where(chosen, torch.rand(images.shape, **like), images)
 
@@ -35,6 +37,6 @@ def corrupt(images: Tensor, largest: dict[str, float], generator: torch.Generato
         if norm == "l0":
             corrupted[rows] = impulse(images[rows], radius, generator)
         else:
-            noise = uniform_in_ball(len(rows), images.shape[1:], norm, generator, images.dtype)
+            noise = uniform_in_ball(len(rows), images.shape[1:], cast("Norm", norm), generator, images.dtype)
             corrupted[rows] = images[rows] + noise * radius.view(-1, 1, 1, 1)
     return corrupted.clamp(0, 1)

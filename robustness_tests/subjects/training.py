@@ -1,8 +1,8 @@
 """How the bundled models were trained: `python -m robustness_tests.subjects.training`.
 
-`standard` sees digits that are shifted by up to a pixel. `robust` sees the same digits, each with one random corruption:
-a norm of Linf, L2, L1 and L0 drawn for the image, a strength uniform in [0, largest], a point uniform in that ball. All
-else is alike. No adversarial example is used.
+`standard` sees digits that are shifted by up to a pixel. `robust` sees the same digits, each with one random
+corruption: a norm of Linf, L2, L1 and L0 drawn for the image, a strength uniform in [0, largest], a point uniform in
+that ball. Its weight decay is four times as large; all else is alike. No adversarial example is used.
 """
 
 import argparse

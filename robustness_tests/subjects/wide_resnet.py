@@ -8,7 +8,7 @@ from torch.nn import functional
 
 
 class PreActivationBlock(nn.Module):
-    """Two 3x3 convolutions, each after batch norm and ReLU, added to their input (figure 1d of the paper's basic block)."""
+    """Two 3x3 convolutions, each after batch norm and ReLU, added to their input (the paper's basic block)."""
 
     def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
         super().__init__()
@@ -23,6 +23,7 @@ class PreActivationBlock(nn.Module):
             self.register_module("convShortcut", None)
 
     def forward(self, features: Tensor) -> Tensor:
+        """Features in, features out; the first block of a stage may halve the resolution."""
         activated = functional.relu(self.bn1(features))
         residual = self.conv2(functional.relu(self.bn2(self.conv1(activated))))
         # Where the shape changes, the shortcut starts after the activation; elsewhere it is the identity.
@@ -40,6 +41,7 @@ class Stage(nn.Module):
         self.layer = nn.Sequential(first, *rest)
 
     def forward(self, features: Tensor) -> Tensor:
+        """Run all blocks."""
         return self.layer(features)
 
 
@@ -105,6 +107,7 @@ class WideResNet(nn.Module):
         nn.init.zeros_(self.fc.bias)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Images in [0, 1], shape (N, C, H, W), to logits (N, K)."""
         features = self.conv1((images - self.mean) / self.std)
         features = self.block3(self.block2(self.block1(features)))
         pooled = functional.relu(self.bn1(features)).mean(dim=(2, 3))
