@@ -90,7 +90,7 @@ def test_every_option_has_a_twin_and_the_command_line_wins(gate):
         "def test_run(run):\n"
         "    assert (run.model, run.against, run.dataset, run.images) == ('standard', 'robust', 'digits', 7)\n"
         "    assert (run.quick, run.norms, run.batch_size, run.device) == (True, ('l2',), 3, 'cpu')\n"
-        "    assert (run.seed, run.results.name, run.fresh_since is None) == (5, 'elsewhere', False)\n"
+        "    assert (run.seed, run.results.name, run.fresh) == (5, 'elsewhere', True)\n"
         "    assert run.thresholds.confidence == 0.9\n"
     )
     assert gate("-n0", "--images", "7", "test_twins.py").ret == 0

@@ -35,41 +35,42 @@ def measure(value):
 
 
 def test_second_fetch_reads_what_the_first_measured(tmp_path):
-    store = Store(tmp_path)
-    first, stored = store.fetch(KEY, measure(0.1))
-    assert not stored
-    second, stored = store.fetch(KEY, measure(0.2))
-    assert stored
+    first, from_before = Store(tmp_path, started=0).fetch(KEY, measure(0.1))
+    assert not from_before
+    second, from_before = Store(tmp_path, started=0).fetch(KEY, measure(0.2))
+    assert not from_before, "another worker of this run has measured it"
+    third, from_before = Store(tmp_path, started=time.time() + 1).fetch(KEY, measure(0.3))
+    assert from_before
     assert torch.equal(first["score"], second["score"])
+    assert torch.equal(first["score"], third["score"])
     assert second["status"].dtype == torch.int64
 
 
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Key)])
 def test_another_value_of_anything_is_another_number(tmp_path, field):
-    store = Store(tmp_path)
+    store = Store(tmp_path, started=0)
     store.fetch(KEY, measure(0.1))
     value = getattr(KEY, field)
     other = {"radius": 0.5} if isinstance(value, dict) else value + 1 if isinstance(value, int) else f"{value}x"
-    found, stored = store.fetch(dataclasses.replace(KEY, **{field: other}), measure(0.2))
-    assert not stored
+    found, _ = store.fetch(dataclasses.replace(KEY, **{field: other}), measure(0.2))
     assert float(found["score"]) == pytest.approx(0.2)
 
 
 def test_fresh_run_does_not_read_what_is_older(tmp_path):
-    Store(tmp_path).fetch(KEY, measure(0.1))
-    fresh = Store(tmp_path, fresh_since=time.time() + 1)
-    found, stored = fresh.fetch(KEY, measure(0.2))
-    assert (float(found["score"]), stored) == (pytest.approx(0.2), False)
+    Store(tmp_path, started=0).fetch(KEY, measure(0.1))
+    fresh = Store(tmp_path, started=time.time() + 1, fresh=True)
+    found, from_before = fresh.fetch(KEY, measure(0.2))
+    assert (float(found["score"]), from_before) == (pytest.approx(0.2), False)
 
 
 def test_damaged_file_is_measured_again(tmp_path):
-    store = Store(tmp_path)
+    store = Store(tmp_path, started=0)
     store.fetch(KEY, measure(0.1))
     (tmp_path / KEY.path()).write_bytes(b"not a file of tensors")
     with pytest.warns(UserWarning, match="is damaged"):
-        found, stored = store.fetch(KEY, measure(0.2))
-    assert (float(found["score"]), stored) == (pytest.approx(0.2), False)
-    assert store.fetch(KEY, measure(0.3))[1]
+        found, _ = store.fetch(KEY, measure(0.2))
+    assert float(found["score"]) == pytest.approx(0.2)
+    assert float(store.fetch(KEY, measure(0.3))[0]["score"]) == pytest.approx(0.2)
 
 
 def test_failed_measurement_leaves_nothing(tmp_path):
@@ -77,9 +78,9 @@ def test_failed_measurement_leaves_nothing(tmp_path):
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        Store(tmp_path).fetch(KEY, fail)
+        Store(tmp_path, started=0).fetch(KEY, fail)
     assert not list(tmp_path.rglob("*.safetensors"))
-    assert not Store(tmp_path).fetch(KEY, measure(0.1))[1]
+    assert float(Store(tmp_path, started=0).fetch(KEY, measure(0.1))[0]["score"]) == pytest.approx(0.1)
 
 
 WORKER = """
@@ -91,8 +92,8 @@ def measure():
     (folder / f"measuring-{value}").touch()
     time.sleep(seconds)
     return {"score": torch.tensor([value])}
-found, stored = Store(folder).fetch(KEY, measure)
-print(float(found["score"]), stored)
+found, _ = Store(folder, started=0).fetch(KEY, measure)
+print(float(found["score"]))
 """
 
 
@@ -116,8 +117,8 @@ def test_second_process_waits_and_reads(tmp_path):
     first = start(tmp_path, 3, 0.5)
     wait_for(tmp_path / "measuring-0.5")
     second = start(tmp_path, 3, 0.75)
-    assert first.communicate(timeout=60)[0].split() == ["0.5", "False"]
-    assert second.communicate(timeout=60)[0].split() == ["0.5", "True"]
+    assert first.communicate(timeout=60)[0].split() == ["0.5"]
+    assert second.communicate(timeout=60)[0].split() == ["0.5"]
 
 
 def test_killed_process_frees_its_lock_and_leaves_no_number(tmp_path):
@@ -126,4 +127,4 @@ def test_killed_process_frees_its_lock_and_leaves_no_number(tmp_path):
     first.send_signal(signal.SIGKILL)
     first.wait()
     second = start(tmp_path, 0, 0.75)
-    assert second.communicate(timeout=60)[0].split() == ["0.75", "False"]
+    assert second.communicate(timeout=60)[0].split() == ["0.75"]

@@ -55,7 +55,7 @@ class Row:
         Example:
             "robust accuracy at linf 0.05" for `test_robust_accuracy` with norm and epsilon.
         """
-        words = self.property_name.removeprefix("test_").replace("_", " ")
+        words = self.property_name.removeprefix("test_").replace("_", " ").replace("clever", "CLEVER")
         where = " ".join(part for part in (self.norm, self.epsilon) if part)
         return f"{words}, {where}" if where else words
 

@@ -140,7 +140,7 @@ class Measurements:
         self.run = run
         self.batch_size = batch_size
         self.on_batch = on_batch
-        self.store = Store(run.measurements, run.fresh_since)
+        self.store = Store(run.measurements, run.started, fresh=run.fresh)
         self._batches: dict[tuple[str, str, str, int], tuple[dict[str, Tensor], bool]] = {}
 
     def subject(self, name: str) -> Subject:

@@ -103,7 +103,9 @@ def run_from(config: pytest.Config) -> Run:
         seed=_checked("seed", given["seed"], _natural),
         thresholds=_checked("thresholds", given["thresholds"], lambda text: _thresholds(text, config)),
         results=_checked("results", given["results"], lambda text: _results(text, config)),
-        fresh_since=_fresh_since(config, fresh=bool(given["fresh"])),
+        fresh=bool(given["fresh"]),
+        # A worker is told when the run began: what another worker has measured since then belongs to this run.
+        started=worker_input(config)["robustness_started"] if is_worker(config) else time.time(),
     )
 
 
@@ -185,13 +187,6 @@ def _path(name: str, text: str, config: pytest.Config) -> Path:
     """A path of the command line starts where the user is, one of the ini file where that file is."""
     on_command_line = config.getoption(f"--{name}") is not None
     return (config.invocation_params.dir if on_command_line else config.rootpath) / Path(text).expanduser()
-
-
-def _fresh_since(config: pytest.Config, *, fresh: bool) -> float | None:
-    if not fresh:
-        return None
-    # A worker is told when the run began: what another worker has measured since then is fresh.
-    return worker_input(config)["robustness_fresh_since"] if is_worker(config) else time.time()
 
 
 def describe(run: Run) -> Sequence[str]:

@@ -64,7 +64,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def batch_done(config: pytest.Config, batch: tuple[str, str, str, int], *, stored: bool) -> None:
-    """Write down that a batch is there, measured or read."""
+    """Write down that a batch is there, measured in this run or before."""
     if config.stash.get(FOLDER, None):
         _append(config, {"done": [batch], "stored": stored})
 
@@ -89,8 +89,7 @@ def read_progress(folder: Path) -> tuple[int, int, int]:
                 continue  # a line that is just being written
             planned |= {tuple(batch) for batch in event.get("planned", [])}
             for batch in event.get("done", []):
-                # What one worker has measured, another one finds stored: it was measured in this run.
-                done[tuple(batch)] = done.get(tuple(batch), True) and event["stored"]
+                done[tuple(batch)] = event["stored"]
     stored = sum(done.values())
     return len(planned | set(done)), stored, len(done) - stored
 

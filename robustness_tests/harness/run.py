@@ -30,7 +30,8 @@ class Run:
         seed: of everything that is random.
         thresholds: what counts as good enough.
         results: folder of the report, results.json and the stored measurements.
-        fresh_since: stored measurements older than this (seconds since the epoch) are not used; None uses all.
+        fresh: whether measurements that were stored before this run are left alone.
+        started: when the run began, in seconds since the epoch; the same in all workers.
     """
 
     model: str
@@ -44,7 +45,8 @@ class Run:
     seed: int
     thresholds: Thresholds
     results: Path
-    fresh_since: float | None
+    fresh: bool
+    started: float
 
     @property
     def models(self) -> tuple[str, ...]:

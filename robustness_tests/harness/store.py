@@ -69,14 +69,16 @@ class Store:
 
     Attributes:
         folder: made when the first batch is stored.
-        fresh_since: files older than this (seconds since the epoch) do not count; None counts all.
+        started: when the run began, in seconds since the epoch.
+        fresh: whether files from before do not count.
     """
 
     folder: Path
-    fresh_since: float | None = None
+    started: float
+    fresh: bool = False
 
     def fetch(self, key: Key, measure: Callable[[], Mapping[str, Tensor]]) -> tuple[dict[str, Tensor], bool]:
-        """The tensors of a batch, and whether they were stored; else they are measured, by one process only.
+        """The tensors of a batch, and whether they are from before this run; measured by one process only.
 
         Other processes that want the same batch wait. The lock of a killed process is free at once, and a file is
         complete or not there.
@@ -84,21 +86,20 @@ class Store:
         path = self.folder / key.path()
         stored = self._read(path)
         if stored is not None:
-            return stored, True
+            return stored
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
             stored = self._read(path)
             if stored is not None:
-                return stored, True
+                return stored
             tensors = {name: tensor.cpu().contiguous() for name, tensor in measure().items()}
             self._write(path, tensors, key)
         return tensors, False
 
-    def _read(self, path: Path) -> dict[str, Tensor] | None:
+    def _read(self, path: Path) -> tuple[dict[str, Tensor], bool] | None:
         try:
-            if self.fresh_since is not None and path.stat().st_mtime < self.fresh_since:
-                return None
-            return load_file(path)
+            from_before = path.stat().st_mtime < self.started
+            return None if self.fresh and from_before else (load_file(path), from_before)
         except FileNotFoundError:
             return None
         except SafetensorError as error:

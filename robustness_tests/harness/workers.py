@@ -60,8 +60,8 @@ def pytest_xdist_setupnodes(config: pytest.Config, specs: list[Any]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Tell each worker when the run began, see `--fresh`."""
-    node.workerinput["robustness_fresh_since"] = node.config.stash[RUN].fresh_since
+    """Tell each worker when the run began."""
+    node.workerinput["robustness_started"] = node.config.stash[RUN].started
 
 
 @pytest.hookimpl(optionalhook=True)
