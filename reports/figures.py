@@ -33,8 +33,7 @@ def scatter(run: Run, records: Sequence[Record]) -> str | None:
             _scatter_model(panel, [record for record in here if record.about["model"] == model], model, number)
         _diagonal(panel, here)
         panel.set(xscale="log", yscale="log", xlabel="adversarial distance", ylabel="CLEVER score")
-        panel.set_title(NORM_NAMES[norm])
-        panel.legend(fontsize="small", loc="lower right")
+        _finish(panel, norm)
     return _svg(figure)
 
 
@@ -81,9 +80,8 @@ def distances(run: Run, records: Sequence[Record]) -> str | None:
             here = [record for record in found if (record.about["norm"], record.about["model"]) == (norm, model)]
             _curve(panel, here, model, number)
         panel.set(xlabel="adversarial distance", ylabel="share of images", ylim=(0, 1), xlim=(0, None))
-        panel.set_title(NORM_NAMES[norm])
         panel.grid(alpha=0.3)
-        panel.legend(fontsize="small", loc="lower right")
+        _finish(panel, norm)
     return _svg(figure)
 
 
@@ -96,6 +94,12 @@ def _curve(panel: Axes, records: Sequence[Record], model: str, number: int) -> N
         panel.step(
             [0, *values], [0, *shares], where="post", color=COLOURS[number], linestyle=style, linewidth=1.6, label=model
         )
+
+
+def _finish(panel: Axes, norm: str) -> None:
+    panel.set_title(NORM_NAMES[norm])
+    if panel.get_legend_handles_labels()[0]:
+        panel.legend(fontsize="small", loc="lower right")
 
 
 def _panels(run: Run) -> tuple[Figure, dict[str, Axes]]:

@@ -82,7 +82,7 @@ class Rows:
             del cells[:]
             return
         for place, name in enumerate(COLUMNS, start=2):
-            cells.insert(place, f'<td class="col-{name}">{escape(_fixed_width(values.get(name)))}</td>')
+            cells.insert(place, f'<td class="col-{name}">{escape(fixed_width(values.get(name)))}</td>')
         del cells[-1]
 
     def pytest_html_results_summary(self, prefix: list[str], session: pytest.Session) -> None:
@@ -120,8 +120,8 @@ DISTANCES_CAPTION = (
 )
 
 
-def _fixed_width(value: object) -> str:
-    # pytest-html sorts columns as text.
+def fixed_width(value: object) -> str:
+    """A value as text that sorts as the value does: pytest-html sorts columns as text."""
     if isinstance(value, bool) or value is None:
         return ""
     if isinstance(value, int):

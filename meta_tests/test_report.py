@@ -1,0 +1,160 @@
+"""Reports: the same table everywhere, nothing run that is only shown, and a page that a real browser draws."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from reports import figures, html
+from reports.results_json import results, write_results
+from reports.summary import HEADER, cells, headline, summarise
+from robustness_tests.harness.records import Record, Records
+from robustness_tests.harness.run import Run
+from robustness_tests.harness.thresholds import load_thresholds
+from robustness_tests.harness.values import plain
+
+RUN = Run(
+    model="robust",
+    against="standard",
+    dataset="digits",
+    images=2,
+    quick=False,
+    norms=("linf", "l2"),
+    batch_size=None,
+    device="cpu",
+    seed=0,
+    thresholds=load_thresholds(None),
+    results=Path("results"),
+    fresh=False,
+    started=0.0,
+)
+EVIL = "<script>alert(1)</script>"
+
+
+def image_record(outcome="passed", model="robust", norm="linf", image=0, **values):
+    about = {"property": "test_clever_below_distance", "model": model, "norm": norm, "image": image}
+    costs = {"forward": 3, "backward": 2, "stored": False}
+    defaults = {"clever": 0.1, "distance": 0.3, **costs}
+    return Record(f"a.py::test[{model}-{norm}-{image}]", outcome, EVIL, 0.1, about, {**defaults, **values})
+
+
+def model_record(name="test_clean_accuracy", outcome="passed", values=None, **about):
+    values = {"value": 0.99, "low": 0.95, "high": 1.0, "threshold": 0.98, "images": 100} if values is None else values
+    return Record(f"a.py::{name}[{about}]", outcome, "", 0.1, {"property": name, "model": "robust", **about}, values)
+
+
+def gathered(*found, collected=None):
+    return Records(len(found) if collected is None else collected, 0, {record.test: record for record in found})
+
+
+def test_images_are_counted_by_property_model_and_norm():
+    summary = summarise(
+        RUN,
+        gathered(
+            image_record(image=0), image_record("xfailed", image=1), image_record("skipped", image=2), model_record()
+        ),
+        0,
+    )
+    model_row, image_row = summary.rows
+    assert model_row.property_name == "test_clean_accuracy"
+    assert (image_row.value, image_row.images, image_row.outcome) == (0.5, 2, "passed")
+    assert (summary.forward, summary.backward, summary.measured) == (9, 6, 3)
+
+
+def test_a_single_bad_image_is_a_bad_row():
+    row = summarise(RUN, gathered(image_record(), image_record("failed", image=1)), 1).rows[0]
+    assert (row.outcome, row.message) == ("failed", EVIL)
+
+
+@pytest.mark.parametrize(
+    ("status", "word"), [(0, "PASS"), (1, "FAIL"), (2, "INTERRUPTED"), (3, "INTERNAL ERROR"), (5, "NO TESTS")]
+)
+def test_headline_is_the_exit_status(status, word):
+    assert headline(RUN, summarise(RUN, gathered(), status)) == f"{word}: robust against standard on digits, 2 images"
+
+
+def test_missing_tests_are_noted():
+    summary = summarise(RUN, gathered(model_record(), collected=3), 1)
+    assert summary.notes == ("Incomplete: 2 of 3 tests were not reported.",)
+
+
+def test_comparison_shows_both_medians_and_the_interval_of_the_difference():
+    values = {"value": 0.2, "reference_value": 0.1, "low": 0.05, "high": 0.15, "threshold": 0.05, "p_value": 1e-9}
+    summary = summarise(RUN, gathered(model_record("test_beats", values=values, norm="l2")), 0)
+    found = dict(zip(HEADER, cells(summary.rows[0]), strict=True))
+    assert found["measured"] == "0.2000 against 0.1000"
+    assert found["interval"] == "+0.0500 to +0.1500"
+    assert found["needed"] == "larger, p <= 0.05 (p = 1e-09)"
+
+
+def test_infinite_values_are_null(tmp_path):
+    record = image_record(distance=plain(float("inf")), clever=plain(float("nan")))
+    records = gathered(record)
+    write_results(tmp_path / "results.json", results(RUN, records, summarise(RUN, records, 0)))
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert content["records"][0]["values"]["distance"] is None
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_names_and_messages_are_shown_and_not_run():
+    records = gathered(image_record("failed", model=EVIL), model_record(EVIL))
+    summary = summarise(RUN, records, 1)
+    page = html.verdict(RUN, summary) + html.table(summary) + html.figure("t", EVIL, "<svg></svg>")
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_columns_sort_as_text_as_they_do_as_numbers():
+    values = [0.0001, 0.02, 3.5, 12.0]
+    texts = [html.fixed_width(value) for value in values]
+    assert texts == sorted(texts)
+
+
+def test_scatter_marks_violations():
+    records = [image_record(image=0), image_record("xfailed", image=1, clever=0.5), image_record("skipped", image=2)]
+    svg = figures.scatter(RUN, records)
+    assert svg.startswith("<svg")
+    for label in ("robust (1)", "robust, above the distance (1)", "robust, at the radius (1)", "L-infinity"):
+        assert label in svg
+    assert figures.scatter(RUN, records) == svg, "the same records, the same bytes"
+
+
+def test_no_points_no_figure():
+    assert figures.scatter(RUN, [model_record()]) is None
+    assert figures.distances(RUN, [model_record()]) is None
+
+
+@pytest.fixture
+def browser():
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    return found or pytest.skip("needs chromium")
+
+
+def test_a_browser_draws_the_report(gate, browser, tmp_path):
+    assert gate("-n2", "--quick", "--norms", "linf").ret == 0
+    command = [
+        browser,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "--enable-logging=stderr",
+        "--dump-dom",
+        (gate.results_folder / "report.html").as_uri(),
+    ]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert "CONSOLE" not in shown.stderr, "the page reports an error"
+    page = shown.stdout
+    assert "PASS: robust against standard on digits, 20 images" in page
+    assert page.count("<svg") == 2
+    assert page.index("PASS: robust") < page.index('class="robustness-table"') < page.index("<svg")
+    # pytest-html draws its rows by script: every test is one, with our columns.
+    assert len(re.findall(r'<td class="col-testId">', page)) == len(gate.results()["records"])
+    assert re.search(r'<td class="col-distance">0\.\d{4}|<td class="col-distance">00\.\d{4}', page)

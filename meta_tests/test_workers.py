@@ -1,0 +1,109 @@
+"""Workers: which GPU and how many threads each gets, and that the caller's own choice of GPUs is kept."""
+
+import os
+from types import SimpleNamespace
+
+import pytest
+
+from robustness_tests.harness import workers
+from robustness_tests.harness.run import RUN
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """Let the caller have set CUDA_VISIBLE_DEVICES."""
+
+    def listed(text):
+        workers.visible_gpus.cache_clear()
+        if text is None:
+            monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        else:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", text)
+
+    yield listed
+    workers.visible_gpus.cache_clear()
+
+
+def config_with(device):
+    return SimpleNamespace(stash={RUN: SimpleNamespace(device=device)})
+
+
+def specs(count):
+    return [SimpleNamespace(env={}) for _ in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("listed", "expected"),
+    [("4,7", ("4", "7")), ("", ()), ("-1", ()), ("2,-1,3", ("2",)), ("GPU-8a1f", ("GPU-8a1f",))],
+)
+def test_list_of_the_caller_is_what_counts(gpus, listed, expected):
+    gpus(listed)
+    assert workers.visible_gpus() == expected
+
+
+def test_without_a_list_the_driver_is_asked(gpus, tmp_path, monkeypatch):
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nprintf '0\\n1\\n2\\n'\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    gpus(None)
+    assert workers.visible_gpus() == ("0", "1", "2")
+
+
+def test_broken_driver_is_no_gpu(gpus, tmp_path, monkeypatch):
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nexit 9\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    gpus(None)
+    assert workers.visible_gpus() == ()
+
+
+def test_workers_take_the_gpus_of_the_caller_in_turn(gpus):
+    gpus("4,7")
+    three = specs(3)
+    workers.pytest_xdist_setupnodes(config_with("auto"), three)
+    assert [spec.env["CUDA_VISIBLE_DEVICES"] for spec in three] == ["4", "7", "4"]
+
+
+def test_a_named_gpu_is_not_renumbered(gpus):
+    gpus("4,7")
+    two = specs(2)
+    workers.pytest_xdist_setupnodes(config_with("cuda:1"), two)
+    assert all("CUDA_VISIBLE_DEVICES" not in spec.env for spec in two)
+
+
+def test_on_the_cpu_no_gpu_is_seen(gpus):
+    gpus("4,7")
+    (one,) = specs(1)
+    workers.pytest_xdist_setupnodes(config_with("cpu"), [one])
+    assert one.env["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_cores_are_shared_out(gpus, monkeypatch):
+    gpus("")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(workers, "cores", lambda: 16)
+    four, many = specs(4), specs(40)
+    workers.pytest_xdist_setupnodes(config_with("auto"), four)
+    workers.pytest_xdist_setupnodes(config_with("auto"), many)
+    assert {spec.env["OMP_NUM_THREADS"] for spec in four} == {"4"}
+    assert {spec.env["OMP_NUM_THREADS"] for spec in many} == {"1"}
+
+
+@pytest.mark.parametrize(("listed", "device", "expected"), [("4,7", "auto", 2), ("4,7", "cpu", 6), ("", "auto", 6)])
+def test_number_of_workers_by_itself(gpus, monkeypatch, listed, device, expected):
+    gpus(listed)
+    monkeypatch.setattr(workers, "cores", lambda: 6)
+    assert workers.pytest_xdist_auto_num_workers(config_with(device)) == expected
+
+
+def test_worker_has_its_threads_before_torch_is_imported(gate):
+    (gate.folder / "test_threads.py").write_text(
+        "import os, sys\n"
+        "IMPORTED = 'torch' in sys.modules\n"
+        "def test_threads():\n"
+        "    import torch\n"
+        "    assert not IMPORTED\n"
+        f"    assert os.environ['OMP_NUM_THREADS'] == '{max(1, workers.cores() // 2)}'\n"
+        "    assert torch.get_num_threads() == int(os.environ['OMP_NUM_THREADS'])\n"
+    )
+    assert gate("-n2", "test_threads.py").ret == 0
