@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 import pytest
 
-from robustness_tests.harness.run import NORMS, RUN, Run, is_worker, worker_input
+from robustness_tests.harness.run import RUN, Run, is_worker, worker_input
 from robustness_tests.harness.thresholds import Thresholds, load_thresholds
 from robustness_tests.harness.workers import visible_gpus
-from robustness_tests.subjects.catalog import DATASETS, MODELS, DatasetCard, closest
+from robustness_tests.subjects.catalog import DATASETS, MODELS, NORMS, DatasetCard, closest
 
 Value = TypeVar("Value")
 

@@ -8,7 +8,6 @@ import pytest
 
 from robustness_tests.harness.thresholds import Thresholds
 
-NORMS = ("linf", "l2")
 BATCH_SIZES = {"cpu": 20, "cuda": 100}
 """Images measured together, by kind of device. Small enough on a CPU that a run on a few images does not measure many
 more; large enough on a GPU to use it."""

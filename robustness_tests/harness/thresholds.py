@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from robustness_tests.subjects.catalog import closest
+from robustness_tests.subjects.catalog import NORMS, closest
 
 DEFAULT_FILE = Path(__file__).parent.parent / "thresholds.toml"
 
@@ -100,8 +100,8 @@ def _tables(content: object, file: Path, place: str) -> list[tuple[str, dict[str
 
 def _epsilons(norm: str, values: object, file: Path, dataset: str) -> dict[str, float]:
     place = f"robust_accuracy.{dataset}.{norm}"
-    if norm not in ("linf", "l2"):
-        raise ValueError(f"got {place!r} in {file}, {closest(norm, ('linf', 'l2'))}")
+    if norm not in NORMS:
+        raise ValueError(f"got {place!r} in {file}, {closest(norm, NORMS)}")
     if not isinstance(values, dict):
         raise ValueError(f"got {place} = {values!r} in {file}, expected {{ epsilon = least share, ... }}")
     for epsilon, least in values.items():

@@ -6,6 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+NORMS = ("linf", "l2")
+"""Norms of perturbations that a run can ask for: those of the metrics."""
+
 WEIGHTS = Path(__file__).with_name("weights")
 
 
