@@ -106,6 +106,7 @@ class Display:
         self.stopped = threading.Event()
         self.thread = threading.Thread(target=self._draw_until_stopped, daemon=True)
         self.bar: tqdm[Any] | None = None
+        self.planned = 0
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self) -> None:
@@ -129,9 +130,10 @@ class Display:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_report_teststatus(self) -> Generator[None, Any, Any]:
-        """Replace the dots by the line: both on one line would overwrite each other."""
+        """Replace the dots by the line, if there is one: both on one line would overwrite each other."""
         status: Any = yield
-        return (status[0], "", status[2]) if status and self.reporter.verbosity == 0 else status
+        replaced = status and self.planned and self.reporter.verbosity == 0
+        return (status[0], "", status[2]) if replaced else status
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self) -> None:
@@ -161,12 +163,13 @@ class Display:
         while not self.stopped.wait(SECONDS_BETWEEN_LOOKS):
             planned, stored, measured = read_progress(self.folder)
             with self.lock:
+                self.planned = planned
                 self._draw(planned - stored, measured)
 
     def _draw(self, total: int, done: int) -> None:
-        if not total:
-            return
         if self.bar is None:
+            if done == total:
+                return
             self.reporter.ensure_newline()
             self.bar = tqdm(
                 total=total,
