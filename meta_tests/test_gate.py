@@ -136,7 +136,10 @@ def test_violated_threshold_fails_the_gate(gate, workers):
     result = gate(workers, "--quick", "--norms", "linf", "--thresholds", "strict.toml")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(
-        ["*robust keeps the label of * of 20 images up to linf 0.1 (*%), expected 99.0% or more*", "FAIL: robust*"]
+        [
+            "*robust keeps the label of * of 20 images up to linf 0.1 (*%), expected 99.0% or more*",
+            "FAIL (quick): robust*",
+        ]
     )
     content = gate.results()
     assert content["verdict"] == "fail"
@@ -248,7 +251,7 @@ def test_progress_is_shown_on_a_terminal(gate):
     text = output.decode()
     assert "measuring: 0 of 4 batches" in text
     assert " left" in text
-    assert "PASS: robust against standard" in text
+    assert "PASS (quick): robust against standard" in text
 
 
 def test_schema_of_results(gate):

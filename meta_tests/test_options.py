@@ -56,7 +56,9 @@ def test_bad_value_is_a_usage_error(gate, case, workers):
         ("confidence = '95 %'", "got confidence = '95 %'"),
         ("confidenc = 0.9", "got 'confidenc' in .*did you mean 'confidence'"),
         ("[clean_accuracy]\nlest = 0.9", "got 'clean_accuracy.lest' in .*did you mean 'clean_accuracy.least'"),
-        ("[clean]\nleast = 0.9", "got 'clean.least' in .*expected one of"),
+        ("[clean]\nleast = 0.9", "got 'clean' in .*expected one of"),
+        ("[robust_acuracy.digits]\nl2 = {}", "got 'robust_acuracy' in .*did you mean 'robust_accuracy'"),
+        ("[robust_accuracy.digits]\nl2 = { 0.5 = 0.5 }", "expected a positive number in quotes"),
         ("[clean_accuracy", "that is not TOML"),
         ("robust_accuracy = 1", r"expected a table \[robust_accuracy.DATASET\]"),
         ("[robust_accuracy.digits]\nl3 = {}", "got 'robust_accuracy.digits.l3'"),
@@ -77,7 +79,7 @@ def test_thresholds_of_a_file_replace_those_it_names(tmp_path):
     )
     mine, default = load_thresholds(tmp_path / "mine.toml"), load_thresholds(None)
     assert mine.clever_radius_factor == 0.25
-    assert mine.epsilons("digits", "l2") == {"0.1": 0.5}
+    assert mine.epsilons("digits", "l2") == {**default.epsilons("digits", "l2"), "0.1": 0.5}, "no condition is lost"
     assert mine.epsilons("digits", "linf") == default.epsilons("digits", "linf")
     assert mine.clean_accuracy == default.clean_accuracy
     assert mine.epsilons("other", "l2") == {}

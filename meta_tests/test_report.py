@@ -10,7 +10,7 @@ import pytest
 
 from reports import figures, html
 from reports.results_json import results, write_results
-from reports.summary import HEADER, cells, headline, summarise
+from reports.summary import HEADER, cells, headline, properties_of_the_gate, summarise
 from robustness_tests.harness.records import Record, Records
 from robustness_tests.harness.run import Run
 from robustness_tests.harness.thresholds import load_thresholds
@@ -69,24 +69,52 @@ def test_a_single_bad_image_is_a_bad_row():
     assert (row.outcome, row.message) == ("failed", EVIL)
 
 
+def everything():
+    """A record of every property of the gate."""
+    return [model_record(name) for name in properties_of_the_gate()]
+
+
 @pytest.mark.parametrize(
     ("status", "word"), [(0, "PASS"), (1, "FAIL"), (2, "INTERRUPTED"), (3, "INTERNAL ERROR"), (5, "NO TESTS")]
 )
 def test_headline_is_the_exit_status(status, word):
-    assert headline(RUN, summarise(RUN, gathered(), status)) == f"{word}: robust against standard on digits, 2 images"
+    summary = summarise(RUN, gathered(*everything()), status)
+    assert headline(RUN, summary) == f"{word}: robust against standard on digits, 2 images"
+    assert summary.notes == ()
+
+
+def test_a_pass_of_some_properties_is_no_pass():
+    some = everything()[1:]
+    summary = summarise(RUN, gathered(*some), 0)
+    assert summary.verdict == "partial"
+    assert "Partial: some properties (" in summary.notes[0]
+    left_out = Records(len(everything()), 5, {record.test: record for record in everything()})
+    assert summarise(RUN, left_out, 0).verdict == "partial"
+    assert "Partial: 5 tests were left out" in summarise(RUN, left_out, 0).notes[0]
+    assert summarise(RUN, left_out, 1).verdict == "fail"
+
+
+def test_what_is_violated_is_said_first():
+    records = everything()
+    records.append(model_record("test_zero", "failed"))
+    summary = summarise(RUN, gathered(*records), 1)
+    assert summary.rows[0].property_name == "test_zero"
+    assert summary.notes == ("Violated: zero.",)
 
 
 def test_missing_tests_are_noted():
-    summary = summarise(RUN, gathered(model_record(), collected=3), 1)
-    assert summary.notes == ("Incomplete: 2 of 3 tests were not reported.",)
+    records = everything()
+    summary = summarise(RUN, gathered(*records, collected=len(records) + 2), 1)
+    assert summary.notes == (f"Incomplete: 2 of {len(records) + 2} tests were not reported.",)
 
 
 def test_comparison_shows_both_medians_and_the_interval_of_the_difference():
     values = {"value": 0.2, "reference_value": 0.1, "low": 0.05, "high": 0.15, "threshold": 0.05, "p_value": 1e-9}
-    summary = summarise(RUN, gathered(model_record("test_beats", values=values, norm="l2")), 0)
+    record = model_record("test_beats", values=values, norm="l2", reference="standard")
+    summary = summarise(RUN, gathered(record), 0)
     found = dict(zip(HEADER, cells(summary.rows[0]), strict=True))
-    assert found["measured"] == "0.2000 against 0.1000"
-    assert found["interval"] == "+0.0500 to +0.1500"
+    assert found["measured"] == "0.2000, standard 0.1000"
+    assert found["interval"] == "difference +0.0500 to +0.1500"
     assert found["needed"] == "larger, p <= 0.05 (p = 1e-09)"
 
 
@@ -152,9 +180,9 @@ def test_a_browser_draws_the_report(gate, browser, tmp_path):
     shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert "CONSOLE" not in shown.stderr, "the page reports an error"
     page = shown.stdout
-    assert "PASS: robust against standard on digits, 20 images" in page
+    assert "PASS (quick): robust against standard on digits, 20 images" in page
     assert page.count("<svg") == 2
-    assert page.index("PASS: robust") < page.index('class="robustness-table"') < page.index("<svg")
+    assert page.index("PASS (quick): robust") < page.index('class="robustness-table"') < page.index("<svg")
     # pytest-html draws its rows by script: every test is one, with our columns.
     assert len(re.findall(r'<td class="col-testId">', page)) == len(gate.results()["records"])
-    assert re.search(r'<td class="col-distance">0\.\d{4}|<td class="col-distance">00\.\d{4}', page)
+    assert re.search(r'<td class="col-distance"> *0\.\d{4}<', page)

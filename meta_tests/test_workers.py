@@ -93,7 +93,14 @@ def test_cores_are_shared_out(gpus, monkeypatch):
 def test_number_of_workers_by_itself(gpus, monkeypatch, listed, device, expected):
     gpus(listed)
     monkeypatch.setattr(workers, "cores", lambda: 6)
-    assert workers.pytest_xdist_auto_num_workers(config_with(device)) == expected
+    config = SimpleNamespace(getoption=lambda _: None, getini=lambda _: device)
+    assert workers.pytest_xdist_auto_num_workers(config) == expected
+
+
+def test_automatic_number_of_workers_runs(gate):
+    result = gate("-n", "auto", "--quick", "--images", "5", "--batch-size", "5", "--norms", "l2", "-k", "00001")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines([f"created: {workers.cores()}/{workers.cores()} worker*"])
 
 
 def test_worker_has_its_threads_before_torch_is_imported(gate):

@@ -1,6 +1,7 @@
 """The HTML report: pytest-html's, with verdict, table and figures on top and columns for model, norm and image."""
 
 from collections.abc import Generator
+from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,12 @@ from typing import Any
 import pytest
 
 from reports import figures
+from reports.results_json import versions
 from reports.summary import HEADER, Summary, cells, headline, summarise
 from robustness_tests.harness.records import RECORDS
 from robustness_tests.harness.run import RUN, Run, is_worker
 
+VERSIONS = ("robustness-gate", "torch", "python")
 MANY_ROWS = 300
 """Above so many tests, passed ones about single images are left out of the rows: pytest-html redraws all rows on each
 click, which takes seconds for thousands."""
@@ -23,11 +26,12 @@ CSS = Path(__file__).with_name("report.css")
 
 def pytest_configure(config: pytest.Config) -> None:
     """Make the report without being asked; `--html` still says where."""
-    if is_worker(config) or config.option.collectonly or config.getoption("htmlpath", None):
+    if is_worker(config) or config.option.collectonly or not config.pluginmanager.hasplugin("html"):
         return
-    config.stash[UNASKED] = True
-    config.option.htmlpath = str(config.stash[RUN].results / "report.html")
     config.option.self_contained_html = True
+    if not config.option.htmlpath:
+        config.stash[UNASKED] = True
+        config.option.htmlpath = str(config.stash[RUN].results / "report.html")
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -111,8 +115,8 @@ class Rows:
 
 
 CLEVER_CAPTION = (
-    "One point for each image. CLEVER estimates a lower bound of the distance and an attack gives an upper one, "
-    "so a point above the dashed diagonal is a wrong score."
+    "One point for each image. CLEVER estimates a lower bound of the distance, without proof, and an attack gives an "
+    "upper one, so a point above the dashed diagonal is a wrong score. The further below, the less a score says."
 )
 DISTANCES_CAPTION = (
     "Share of images whose label an attack can change within a distance. The lower curve is the more robust model; "
@@ -126,7 +130,8 @@ def fixed_width(value: object) -> str:
         return ""
     if isinstance(value, int):
         return f"{value:05d}"
-    return f"{value:07.4f}" if isinstance(value, float) else str(value)
+    # A browser draws no leading blanks; the text that is sorted has them.
+    return f"{value:9.4f}" if isinstance(value, float) else str(value)
 
 
 def verdict(run: Run, summary: Summary) -> str:
@@ -141,11 +146,14 @@ def verdict(run: Run, summary: Summary) -> str:
         "Seed": str(run.seed),
         "Thresholds": ", ".join(run.thresholds.files),
         "Passes": f"{summary.forward:,} forward, {summary.backward:,} backward",
-        "Measurements": f"{summary.measured:,} made in this run, {summary.stored:,} read from the store",
+        "Measurements": f"{summary.measured:,} made in this run, {summary.stored:,} in earlier ones",
+        "Device": run.device,
+        "Finished": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "Versions": ", ".join(f"{name} {found}" for name, found in versions().items() if name in VERSIONS),
     }
     notes = "".join(f'<p class="robustness-note">{escape(note)}</p>' for note in summary.notes)
     items = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>" for name, text in facts.items())
-    kind = "pass" if summary.verdict == "pass" else "fail"
+    kind = summary.verdict if summary.verdict in ("pass", "partial") else "fail"
     return (
         f'<div class="robustness-verdict robustness-{kind}"><h2>{escape(headline(run, summary))}</h2>'
         f"{notes}<dl>{items}</dl></div>"

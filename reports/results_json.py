@@ -33,7 +33,7 @@ def results(run: Run, records: Records, summary: Summary) -> dict[str, Any]:
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "run": options,
             "thresholds": {**vars(run.thresholds)},
-            "versions": _versions(),
+            "versions": versions(),
             "tests": {
                 "collected": records.collected,
                 "deselected": records.deselected,
@@ -47,7 +47,8 @@ def results(run: Run, records: Records, summary: Summary) -> dict[str, Any]:
     )
 
 
-def _versions() -> dict[str, str | None]:
+def versions() -> dict[str, str | None]:
+    """Versions of Python, of the platform, and of the packages that numbers depend on; None where not installed."""
     found: dict[str, str | None] = {"python": platform.python_version(), "platform": platform.platform()}
     for package in PACKAGES:
         try:

@@ -1,8 +1,12 @@
 """What a run has shown: one row for each property, model and norm. Every report draws this."""
 
+import ast
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import robustness_tests
 from robustness_tests.harness.records import Record, Records
 from robustness_tests.harness.run import Run
 
@@ -27,6 +31,9 @@ class Row:
         difference: median of the differences, in a comparison.
         threshold: what the value, or the p-value of a comparison, is held against.
         reference_value: the same for the reference.
+        p_value: of a comparison.
+        median_ratio: median of CLEVER / adversarial distance.
+        examples: number of perturbations that hypothesis drew.
         outcome: passed, failed, skipped, error or crashed.
         message: why it did not pass.
     """
@@ -45,6 +52,7 @@ class Row:
     reference_value: float | None
     p_value: float | None
     median_ratio: float | None
+    examples: int | None
     outcome: str
     message: str
 
@@ -55,7 +63,7 @@ class Row:
         Example:
             "robust accuracy at linf 0.05" for `test_robust_accuracy` with norm and epsilon.
         """
-        words = self.property_name.removeprefix("test_").replace("_", " ").replace("clever", "CLEVER")
+        words = in_words(self.property_name)
         where = " ".join(part for part in (self.norm, self.epsilon) if part)
         return f"{words}, {where}" if where else words
 
@@ -65,7 +73,8 @@ class Summary:
     """All rows, and the verdict.
 
     Attributes:
-        verdict: pass, fail, interrupted, internal error, usage error or no tests: the exit status in words.
+        verdict: pass, partial, fail, interrupted, internal error, usage error or no tests: the exit status in words;
+            partial is a pass of some of the properties only.
         exit_status: of pytest.
         rows: properties of models first, then those that are tested image by image.
         notes: what a reader has to know before believing the verdict: quick, partial, missing tests.
@@ -91,12 +100,13 @@ def summarise(run: Run, records: Records, exit_status: int) -> Summary:
     of_images = [record for record in ours if "image" in record.about]
     of_models = [record for record in ours if "image" not in record.about]
     rows = [*_sorted(map(_model_row, of_models)), *_sorted(_image_rows(of_images))]
+    partial = exit_status == 0 and bool(records.deselected or untested(records))
     costs = [record.values for record in of_images if "stored" in record.values]
     return Summary(
-        verdict=VERDICTS.get(exit_status, "internal error"),
+        verdict="partial" if partial else VERDICTS.get(exit_status, "internal error"),
         exit_status=exit_status,
         rows=tuple(rows),
-        notes=tuple(_notes(run, records)),
+        notes=tuple(_notes(run, records, rows)),
         forward=sum(cost["forward"] for cost in costs),
         backward=sum(cost["backward"] for cost in costs),
         measured=sum(not cost["stored"] for cost in costs),
@@ -105,18 +115,56 @@ def summarise(run: Run, records: Records, exit_status: int) -> Summary:
 
 
 def _sorted(rows: Iterable[Row]) -> list[Row]:
-    """Workers finish in any order; the report has one."""
-    return sorted(rows, key=lambda row: (row.property_name, row.norm or "", float(row.epsilon or 0), row.model or ""))
+    """What went wrong comes first; else workers finish in any order, and the report has one."""
+    return sorted(
+        rows,
+        key=lambda row: (
+            row.outcome not in BAD,
+            row.property_name,
+            row.norm or "",
+            float(row.epsilon or 0),
+            row.model or "",
+        ),
+    )
 
 
-def _notes(run: Run, records: Records) -> list[str]:
+@functools.cache
+def properties_of_the_gate() -> frozenset[str]:
+    """The names of all test functions of `robustness_tests`, read and not imported: that would import torch."""
+    files = Path(robustness_tests.__file__).parent.glob("test_*.py")
+    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in files]
+    functions = [node.name for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef)]
+    return frozenset(name for name in functions if name.startswith("test_"))
+
+
+def untested(records: Records) -> list[str]:
+    """Properties of the gate that no test of this run was about."""
+    return sorted(properties_of_the_gate() - {record.property_name for record in records.by_test.values()})
+
+
+def in_words(property_name: str) -> str:
+    """The name of a test function as a reader sees it.
+
+    Example:
+        >>> in_words("test_share_of_clever_below_distance")
+        'share of CLEVER below distance'
+    """
+    return property_name.removeprefix("test_").replace("_", " ").replace("clever", "CLEVER")
+
+
+def _notes(run: Run, records: Records, rows: Iterable[Row]) -> list[str]:
     notes = []
+    violated = [row.title for row in rows if row.outcome in BAD]
+    if violated:
+        notes.append(f"Violated: {'; '.join(violated)}.")
     if run.quick:
         notes.append("Quick: a small budget for each image. Not for a release.")
     if run.model == run.against:
         notes.append(f"Not compared: --model and --against are both {run.model}.")
-    if records.deselected:
-        notes.append(f"Partial: {records.deselected} tests were left out on the command line. Not for a release.")
+    left_out = [in_words(name) for name in untested(records)]
+    if records.deselected or left_out:
+        what = f"{records.deselected} tests" if records.deselected else f"some properties ({'; '.join(left_out)})"
+        notes.append(f"Partial: {what} were left out on the command line. Not for a release.")
     if records.missing:
         notes.append(f"Incomplete: {records.missing} of {records.collected} tests were not reported.")
     return notes
@@ -157,7 +205,7 @@ def _row(name: str, about: dict[str, object], values: dict[str, object], outcome
         value = about.get(key)
         return None if value is None else str(value)
 
-    images = values.get("images")
+    images, examples = values.get("images"), values.get("examples")
     return Row(
         property_name=name,
         model=text("model"),
@@ -173,6 +221,7 @@ def _row(name: str, about: dict[str, object], values: dict[str, object], outcome
         reference_value=number("reference_value"),
         p_value=number("p_value"),
         median_ratio=number("median_ratio"),
+        examples=examples if isinstance(examples, int) else None,
         outcome=outcome,
         message=message,
     )
@@ -183,14 +232,19 @@ HEADER = ("property", "model", "measured", "interval", "needed", "images", "verd
 
 def cells(row: Row) -> tuple[str, ...]:
     """The row as text, in the columns of `HEADER`."""
-    if row.reference_value is not None:
-        measured = f"{_decimal(row.value)} against {_decimal(row.reference_value)}"
-        interval = f"{_signed(row.low)} to {_signed(row.high)}"
+    if row.p_value is not None:
+        measured = f"{_decimal(row.value)}, {row.reference} {_decimal(row.reference_value)}"
+        interval = f"difference {_signed(row.low)} to {_signed(row.high)}"
         needed = f"larger, p <= {row.threshold:g} (p = {row.p_value:.2g})"
+    elif row.examples is not None:
+        measured, interval = "", ""
+        needed = f"no label changed by {row.examples} drawn directions at {row.threshold:g} x CLEVER"
     else:
         measured = "" if row.value is None else f"{row.value:.1%}"
         if row.median_ratio is not None:
             measured += f", median ratio {row.median_ratio:.2f}"
+        if row.reference_value is not None:
+            measured += f", {row.reference} {row.reference_value:.1%}"
         interval = "" if row.low is None or row.high is None else f"{row.low:.1%} to {row.high:.1%}"
         needed = "" if row.threshold is None or row.value is None else f">= {row.threshold:.1%}"
     images = "" if row.images is None else str(row.images)
@@ -208,4 +262,5 @@ def _signed(value: float | None) -> str:
 def headline(run: Run, summary: Summary) -> str:
     """The verdict in one line."""
     comparison = "" if run.model == run.against else f" against {run.against}"
-    return f"{summary.verdict.upper()}: {run.model}{comparison} on {run.dataset}, {run.images} images"
+    quick = " (quick)" if run.quick else ""
+    return f"{summary.verdict.upper()}{quick}: {run.model}{comparison} on {run.dataset}, {run.images} images"

@@ -30,12 +30,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatu
     for line in table(summary):
         terminalreporter.write_line(line)
     terminalreporter.write_line("")
-    terminalreporter.write_line(
-        f"passes through the models: {summary.forward:,} forward, {summary.backward:,} backward "
-        f"({summary.measured:,} measurements made, {summary.stored:,} read from the store)"
-    )
+    if summary.measured or summary.stored:
+        terminalreporter.write_line(
+            f"these numbers cost {summary.forward:,} forward and {summary.backward:,} backward passes "
+            f"({summary.measured:,} measured in this run, {summary.stored:,} in earlier ones)"
+        )
     for note in summary.notes:
         terminalreporter.write_line(note, yellow=True)
-    good = summary.verdict == "pass"
-    terminalreporter.write_line(headline(run, summary), bold=True, green=good, red=not good)
+    colour = {"pass": "green", "partial": "yellow"}.get(summary.verdict, "red")
+    terminalreporter.write_line(headline(run, summary), bold=True, **{colour: True})
     terminalreporter.write_line(f"records: {run.results / 'results.json'}")

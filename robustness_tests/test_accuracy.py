@@ -26,19 +26,27 @@ def test_clean_accuracy(candidate, images, thresholds, measured):
     )
 
 
-def test_robust_accuracy(candidate, adversarial_distance, images, norm, epsilon, thresholds, measured):
+def test_robust_accuracy(candidate, reference, adversarial_distance, images, norm, epsilon, thresholds, measured):
     """The candidate keeps the right label of enough images up to a perturbation of norm epsilon.
 
     The share of images whose adversarial distance is larger than epsilon: misclassified ones are not robust at any
     epsilon. It is an upper bound of the true share, since a stronger attack may find more. A failure means that an
     attacker with this budget fools the model too often.
     """
-    found = [adversarial_distance(candidate, image, norm=norm) for image in images]
-    robust = sum(one.status is not Status.MISCLASSIFIED and one.distance > float(epsilon) for one in found)
-    accuracy = share(robust, len(found), thresholds.confidence)
+    robust, of_reference = (
+        sum(is_robust(adversarial_distance(model, image, norm=norm), float(epsilon)) for image in images)
+        for model in (candidate, reference)
+    )
+    accuracy = share(robust, len(images), thresholds.confidence)
     least = thresholds.epsilons(candidate.dataset, norm)[epsilon]
-    measured(value=accuracy.value, low=accuracy.low, high=accuracy.high, threshold=least, images=len(found))
+    measured(value=accuracy.value, low=accuracy.low, high=accuracy.high, threshold=least, images=len(images))
+    measured(reference_value=of_reference / len(images) if reference.name != candidate.name else None)
     assert accuracy.value >= least, (
-        f"{candidate.name} keeps the label of {robust} of {len(found)} images up to {norm} {epsilon} "
+        f"{candidate.name} keeps the label of {robust} of {len(images)} images up to {norm} {epsilon} "
         f"({accuracy.value:.1%}), expected {least:.1%} or more"
     )
+
+
+def is_robust(found, epsilon):
+    """Whether an image keeps its right label up to a perturbation of norm epsilon, as far as attacks know."""
+    return found.status is not Status.MISCLASSIFIED and found.distance > epsilon

@@ -3,7 +3,7 @@
 import functools
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from metrics import AdversarialDistances, Attack, CleverScores, Status
 from robustness_tests.harness.reproducible import device_kind, reproducible, resolve_device
 from robustness_tests.harness.run import Run
 from robustness_tests.harness.store import Key, Store
-from robustness_tests.subjects.catalog import DATASETS, MODELS
+from robustness_tests.subjects.catalog import DATASETS, MODELS, NORMS, closest
 from robustness_tests.subjects.datasets import Images, load_dataset
 from robustness_tests.subjects.models import load_model, model_digest
 
@@ -70,7 +70,7 @@ class DistanceOfImage:
     distance: float
     status: Status
     attack: Attack
-    adversarial: Tensor
+    adversarial: Tensor = field(repr=False)
     forward: int
     backward: int
     stored: bool
@@ -187,6 +187,11 @@ class Measurements:
         return DATASETS[self.run.dataset].clever_radius[norm]
 
     def _row(self, metric: str, name: str, index: int, norm: str) -> tuple[dict[str, Tensor], bool]:
+        count = DATASETS[self.run.dataset].test_images
+        if not 0 <= index < count:
+            raise ValueError(f"got image {index}, expected 0 to {count - 1}: a dataset index of {self.run.dataset!r}")
+        if norm not in NORMS:
+            raise ValueError(f"got norm={norm!r}, {closest(norm, NORMS)}")
         first = index // self.batch_size * self.batch_size
         batch = (metric, name, norm, first)
         if batch not in self._batches:

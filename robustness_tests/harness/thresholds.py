@@ -59,7 +59,8 @@ def load_thresholds(path: Path | None) -> Thresholds:
         try:
             table = tomllib.loads(file.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"got a threshold file {file} that cannot be read: {error}") from error
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise ValueError(f"got a threshold file {file} that cannot be read: {reason}") from error
         except tomllib.TOMLDecodeError as error:
             raise ValueError(f"got a threshold file {file} that is not TOML: {error}") from error
         _merge(merged, table, file)
@@ -70,9 +71,10 @@ def _merge(merged: dict[str, Any], table: Mapping[str, Any], file: Path) -> None
     for section, content in table.items():
         if section == "robust_accuracy":
             for dataset, norms in _tables(content, file, section):
-                epsilons = {norm: _epsilons(norm, values, file, dataset) for norm, values in norms.items()}
-                merged["robust_accuracy"][dataset] = merged["robust_accuracy"].get(dataset, {}) | epsilons
-        elif isinstance(content, dict):
+                known = merged["robust_accuracy"].setdefault(dataset, {})
+                for norm, values in norms.items():
+                    known[norm] = known.get(norm, {}) | _epsilons(norm, values, file, dataset)
+        elif isinstance(content, dict) and section in {place[0] for place in SCALARS}:
             for key, value in content.items():
                 merged[_attribute((section, key), file)] = _share(value, file, f"{section}.{key}")
         else:
@@ -110,6 +112,8 @@ def _epsilons(norm: str, values: object, file: Path, dataset: str) -> dict[str, 
         except ValueError:
             positive = False
         if not positive:
-            raise ValueError(f"got epsilon {epsilon!r} in {place} in {file}, expected a positive number")
+            raise ValueError(
+                f'got epsilon {epsilon!r} in {place} in {file}, expected a positive number in quotes: "0.1"'
+            )
         _share(least, file, f"{place}.{epsilon}")
     return {epsilon: float(least) for epsilon, least in values.items()}

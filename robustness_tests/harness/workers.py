@@ -38,8 +38,9 @@ def cores() -> int:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """`-n auto`: a worker for each GPU, else for each core, since measuring takes one thread."""
-    gpus = () if config.stash[RUN].device == "cpu" else visible_gpus()
-    return len(gpus) or cores()
+    # Asked before pytest_configure: there is no Run yet.
+    device = config.getoption("--device") or config.getini("robustness_device")
+    return (0 if device == "cpu" else len(visible_gpus())) or cores()
 
 
 @pytest.hookimpl(optionalhook=True)

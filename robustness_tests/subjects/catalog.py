@@ -106,7 +106,7 @@ MODELS = {
             width=1,
             mean=(0.5,),
             std=(0.25,),
-            sha256="fc22e0767954bbdb66686bf49b4b61062967149005e2ec5aa54eb208fa7f07b3",
+            sha256="80eeaec08fdb091d8822c63983efb338989249b981263f14e4e3715ba24aace9",
             least_clean_accuracy=0.98,
         ),
         ModelCard(
@@ -117,7 +117,7 @@ MODELS = {
             width=1,
             mean=(0.5,),
             std=(0.25,),
-            sha256="3ebe5ac270b4885dab787185ad0e76cfd87346d8ad591b7b7afc8279f0813df6",
+            sha256="cff91d702ca560d9e65bbfe04921f4d2ce589dbe1af01faa9eca866acef3196b",
             least_clean_accuracy=0.98,
         ),
     ]

@@ -114,7 +114,9 @@ def main(arguments: list[str] | None = None) -> None:
         network = build_network(card)
         train(network, split.images, split.labels, recipe)
         path = options.output / card.weights.name
-        save_file(network.state_dict(), path, metadata={"recipe": repr(recipe), "torch": torch.__version__})
+        # One key: the order of several is not fixed, and the digest of the file is checked.
+        save_file(network.state_dict(), path, metadata={"made with": f"{recipe!r}, torch {torch.__version__}"})
+        path.chmod(0o644)
         accuracy = clean_accuracy(network, load_dataset(card.dataset), torch.device("cpu"))
         print(f"{name}: clean accuracy {accuracy:.2%} on the test split, written to {path}")
 
