@@ -149,7 +149,7 @@ def verdict(run: Run, summary: Summary) -> str:
         "Measurements": f"{summary.measured:,} made in this run, {summary.stored:,} in earlier ones",
         "Device": run.device,
         "Finished": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "Versions": ", ".join(f"{name} {found}" for name, found in versions().items() if name in VERSIONS),
+        "Versions": ", ".join(f"{name} {found}" for name, found in versions().items() if found and name in VERSIONS),
     }
     notes = "".join(f'<p class="robustness-note">{escape(note)}</p>' for note in summary.notes)
     items = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>" for name, text in facts.items())

@@ -238,7 +238,7 @@ def cells(row: Row) -> tuple[str, ...]:
         needed = f"larger, p <= {row.threshold:g} (p = {row.p_value:.2g})"
     elif row.examples is not None:
         measured, interval = "", ""
-        needed = f"no label changed by {row.examples} drawn directions at {row.threshold:g} x CLEVER"
+        needed = f"none of {row.examples} at {row.threshold:g} x CLEVER"
     else:
         measured = "" if row.value is None else f"{row.value:.1%}"
         if row.median_ratio is not None:
