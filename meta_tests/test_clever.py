@@ -120,7 +120,10 @@ def test_targeted_scores_have_the_untargeted_one_as_minimum(robust, digits):
     others = torch.stack([torch.tensor([k for k in range(10) if k != label]) for label in labels.tolist()])
     single = torch.stack([clever(robust, images, labels, targets=others[:, [k]], **few).score for k in range(9)], dim=1)
     torch.testing.assert_close(single.amin(dim=1), whole.score, rtol=1e-4, atol=0)
-    assert torch.equal(others.gather(1, single.argmin(dim=1, keepdim=True))[:, 0], whole.target)
+    # Scores at the radius are all alike.
+    below = whole.status == Status.ESTIMATED
+    assert below.any()
+    assert torch.equal(others.gather(1, single.argmin(dim=1, keepdim=True))[:, 0][below], whole.target[below])
 
 
 def test_score_at_the_radius_is_saturated(robust, digits):

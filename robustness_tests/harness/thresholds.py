@@ -76,16 +76,17 @@ def _merge(merged: dict[str, Any], table: Mapping[str, Any], file: Path) -> None
                     known[norm] = known.get(norm, {}) | _epsilons(norm, values, file, dataset)
         elif isinstance(content, dict) and section in {place[0] for place in SCALARS}:
             for key, value in content.items():
-                merged[_attribute((section, key), file)] = _share(value, file, f"{section}.{key}")
+                _put(merged, (section, key), value, file)
         else:
-            merged[_attribute((section,), file)] = _share(content, file, section)
+            _put(merged, (section,), content, file)
 
 
-def _attribute(place: tuple[str, ...], file: Path) -> str:
+def _put(merged: dict[str, Any], place: tuple[str, ...], value: object, file: Path) -> None:
+    name = ".".join(place)
     if place not in SCALARS:
         known = [".".join(known_place) for known_place in SCALARS] + ["robust_accuracy"]
-        raise ValueError(f"got {'.'.join(place)!r} in {file}, {closest('.'.join(place), known)}")
-    return SCALARS[place]
+        raise ValueError(f"got {name!r} in {file}, {closest(name, known)}")
+    merged[SCALARS[place]] = _share(value, file, name)
 
 
 def _share(value: object, file: Path, place: str) -> float:
