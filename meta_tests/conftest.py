@@ -12,7 +12,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from robustness_tests.subjects.datasets import Images
+from robustness_tests.subjects.catalog import MODELS
+from robustness_tests.subjects.datasets import Images, load_dataset
+from robustness_tests.subjects.models import load_model
 from robustness_tests.subjects.wide_resnet import WideResNet
 
 ROOT = Path(__file__).parent.parent
@@ -39,6 +41,18 @@ def cifar10():
     raw = np.load(shared_file("cifar10/test_0000_0999.npz"))
     images = torch.from_numpy(raw["images"]).permute(0, 3, 1, 2).float().div(255).contiguous()
     return Images(images, torch.from_numpy(raw["labels"]))
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """The test split of the bundled dataset."""
+    return load_dataset("digits")
+
+
+@pytest.fixture(scope="session")
+def robust(digits):
+    """The bundled robust model."""
+    return load_model(MODELS["robust"], digits, torch.device("cpu"))
 
 
 class Normalised(nn.Module):

@@ -14,9 +14,6 @@ from torch import nn
 from meta_tests.conftest import shared_file
 from metrics import Status, adversarial_distance
 from metrics.norms import DUAL, length
-from robustness_tests.subjects.catalog import MODELS
-from robustness_tests.subjects.datasets import load_dataset
-from robustness_tests.subjects.models import load_model
 
 
 def linear_model(seed, classes=4, shape=(3, 4, 4), dtype=torch.float32):
@@ -102,16 +99,6 @@ def test_planted_radius(norm, planted):
     found = adversarial_distance(model, start, torch.tensor([0]), norm=norm)
     assert float(found.distance) == pytest.approx(exact, rel=2e-3)
     assert float(found.distance) >= exact * (1 - 1e-4)
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return load_dataset("digits")
-
-
-@pytest.fixture(scope="module")
-def robust(digits):
-    return load_model(MODELS["robust"], digits, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])

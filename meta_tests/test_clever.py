@@ -9,19 +9,6 @@ from hypothesis import strategies as st
 from meta_tests.test_adversarial_distance import closed_form, images_near_the_middle, linear_model
 from metrics import Status, clever
 from metrics.norms import DUAL, length
-from robustness_tests.subjects.catalog import MODELS
-from robustness_tests.subjects.datasets import load_dataset
-from robustness_tests.subjects.models import load_model
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return load_dataset("digits")
-
-
-@pytest.fixture(scope="module")
-def robust(digits):
-    return load_model(MODELS["robust"], digits, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
