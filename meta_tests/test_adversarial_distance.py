@@ -35,7 +35,8 @@ def closed_form(weights, bias, images, labels, norm):
     best = torch.full((len(images),), torch.inf, dtype=torch.float64)
     for target in range(len(weights)):
         difference = weights[labels].double() - weights[target].double()
-        distance = (logits.gather(1, labels[:, None])[:, 0] - logits[:, target]) / length(difference, DUAL[norm])
+        slope = torch.linalg.vector_norm(difference, {"linf": 1, "l2": 2}[norm], dim=1)
+        distance = (logits.gather(1, labels[:, None])[:, 0] - logits[:, target]) / slope
         best = torch.where(labels == target, best, torch.minimum(best, distance))
     return best
 

@@ -120,6 +120,17 @@ def test_score_at_the_radius_is_saturated(robust, digits):
     assert float(found.score.nan_to_num().max()) == pytest.approx(1e-4)
 
 
+@pytest.mark.parametrize(("part", "saturated"), [(0.9, True), (1.1, False)])
+def test_score_is_saturated_from_the_radius_on(part, saturated):
+    weights, bias, model = linear_model(0)
+    image = images_near_the_middle(0)[:1]
+    label = model(image).argmax(dim=1)
+    radius = part * float(closed_form(weights, bias, image, label, "l2"))
+    found = clever(model, image, label, norm="l2", radius=radius, blocks=3, block_size=2)
+    assert bool(found.saturated) is saturated
+    assert int(found.status) == (Status.SATURATED if saturated else Status.ESTIMATED)
+
+
 def test_zero_gradients_give_no_score(robust, digits):
     """Rounded logits: published code answers with the radius, the largest score there is."""
     found = clever(

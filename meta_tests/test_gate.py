@@ -110,7 +110,9 @@ def test_killed_worker_ends_up_in_the_report_and_the_next_run_resumes(gate, numb
     assert len(crashed) == 1, output
     assert content["verdict"] == "fail"
     assert content["tests"]["missing"] == 0, "all other tests were run by the replacement"
-    assert "crashed while running" in (gate.results_folder / "report.html").read_text()
+    page = (gate.results_folder / "report.html").read_text()
+    assert "crashed while running" in page
+    assert f"{crashed[0]}::teardown" in page, "the crashed test is a row of its own"
 
     result = gate("-n2", *QUICK)
     assert result.ret == 0, result.stdout.str()

@@ -7,7 +7,9 @@ from torch import nn
 
 from meta_tests.test_adversarial_distance import closed_form, images_near_the_middle, linear_model
 from metrics import Status, adversarial_distance, clever
+from metrics.attacks import Attack, Search, line_search
 from metrics.extreme_value import end_point
+from metrics.passes import Passes
 
 WEIGHTS, BIAS, LINEAR = linear_model(0)
 IMAGES = images_near_the_middle(1, count=6)
@@ -69,6 +71,23 @@ def test_line_search_does_not_mind_a_lopsided_margin(scale):
     edge = (found.adversarial.flatten(1) @ direction - 0.5).abs()
     assert (found.status == Status.ATTACKED).all()
     np.testing.assert_allclose(edge, 0.05, rtol=0.01)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e2, 1e4, 1e6])
+def test_line_search_halves_its_bracket_at_every_second_step(scale):
+    def model(images):
+        inside = (images.flatten(1).mean(dim=1) > 0.3).float()
+        return torch.stack([inside * scale, 2 - 2 * inside], dim=1)
+
+    image, label = torch.full((1, 1, 2, 2), 0.5), torch.tensor([0])
+    passes = Passes(model, 1, image.device)
+    search = Search(passes, image, label, model(image), "linf")
+    row = torch.tensor([0])
+    search.margins(torch.zeros_like(image), row, Attack.RANDOM_NOISE)
+    assert float(search.distance) == 0.5
+    line_search(search, row, steps=20)
+    assert 0.2 <= float(search.distance) <= 0.2 + 0.5 / 2**9
+    assert int(passes.forward) == 1 + 1 + 20
 
 
 def broken(kind):

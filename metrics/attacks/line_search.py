@@ -11,9 +11,9 @@ from metrics.passes import margin
 def line_search(search: Search, rows: Tensor, *, steps: int) -> None:
     """Find where the margin changes sign between the clean image and its best adversarial point.
 
-    Regula falsi, and a bisection after each step that has moved the same end as the one before: a few steps suffice on
-    a margin that is nearly straight, and on any other the bracket is halved at every second step at least. One forward
-    pass per image and step, and one more to begin with.
+    Regula falsi, and a bisection after each step that has not halved the bracket: a few steps suffice on a margin that
+    is nearly straight, and on any other the bracket is halved at every second step at least. One forward pass per image
+    and step, and one more to begin with.
 
     Args:
         search: the images and their best points, which the search replaces by nearer ones.
@@ -26,7 +26,6 @@ def line_search(search: Search, rows: Tensor, *, steps: int) -> None:
     inner, outer = (torch.full_like(search.distance[rows], value) for value in (0, 1))
     margin_inner = margin(search.logits[rows], search.labels[rows])
     margin_outer = search.margins(far, rows, None)
-    was_fooled = torch.full_like(rows, -1)  # neither, before the first step
     bisect = torch.zeros_like(rows, dtype=torch.bool)
     for _ in range(steps):
         # The clean image may be within rounding of the boundary: then there is nothing between.
@@ -35,8 +34,7 @@ def line_search(search: Search, rows: Tensor, *, steps: int) -> None:
         middle = inner + (outer - inner) * share
         margins = search.margins(torch.lerp(clean, far, per_row(middle, far)).clamp(0, 1), rows, None)
         fooled = margins <= 0
-        bisect = (was_fooled == fooled) & ~bisect
-        was_fooled = fooled.long()
+        bisect = ~bisect & (torch.where(fooled, share, 1 - share) > 0.5)
         margin_inner = torch.where(fooled, margin_inner, margins)
         margin_outer = torch.where(fooled, margins, margin_outer)
         inner, outer = torch.where(fooled, inner, middle), torch.where(fooled, middle, outer)
