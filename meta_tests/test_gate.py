@@ -198,6 +198,12 @@ def test_fixtures_are_there_for_tests_of_the_user(gate, workers):
         "    measured(ratio=ours.distance / adversarial_distance(reference, 7, norm='l2').distance)\n"
         "    assert clever(candidate, 7, norm='l2').score < ours.distance\n"
         "    assert thresholds.confidence == 0.95\n"
+        "def test_reserved(candidate, measured):\n"
+        "    with pytest.raises(ValueError, match='expected another name'):\n"
+        "        measured(norm='l2')\n"
+        "    measured(p_value=0.5)\n"
+        "@pytest.mark.parametrize('norm', [object()], ids=['odd'])\n"
+        "def test_odd_parameter(candidate, norm): pass\n"
         "def test_each(model, norm, image, adversarial_distance):\n"
         "    assert adversarial_distance(model, image, norm=norm).distance >= 0\n"
         "@pytest.mark.parametrize('norm', ['mine'])\n"
@@ -206,7 +212,8 @@ def test_fixtures_are_there_for_tests_of_the_user(gate, workers):
         "    assert (norm, image) == ('mine', 'theirs')\n"
     )
     result = gate(workers, "--quick", "--images", "8", "--norms", "l2", str(folder))
-    result.assert_outcomes(passed=1 + 16 + 1)
+    result.assert_outcomes(passed=3 + 16 + 1)
+    assert result.ret == 0
     tests = [record["test"] for record in gate.results()["records"]]
     assert "mine/deep/test_mine.py::test_each[standard-digits-l2-00007]" in tests
     assert gate.values("test_seven")["ratio"] > 0

@@ -27,6 +27,10 @@ BAD = {
     "absent GPU": (["--device", "cuda:99"], "--device: got 'cuda:99', but"),
     "negative seed": (["--seed", "-1"], "--seed: got '-1', expected a whole number, 0 or more"),
     "file as results": (["--results", "conftest.py"], "--results: got 'conftest.py', which is a file"),
+    "file above results": (
+        ["--results", "conftest.py/deep"],
+        "--results: got 'conftest.py/deep', but conftest.py is a file",
+    ),
     "absent thresholds": (["--thresholds", "none.toml"], "none.toml that cannot be read"),
     "typo in thresholds": (
         ["--thresholds", "typo.toml"],

@@ -118,6 +118,16 @@ def test_comparison_shows_both_medians_and_the_interval_of_the_difference():
     assert found["needed"] == "larger, p <= 0.05 (p = 1e-09)"
 
 
+@pytest.mark.parametrize(
+    "values", [{"p_value": 0.3}, {"examples": 5}, {"value": "text"}, {"stored": True}, {"low": 1.0}]
+)
+def test_whatever_a_user_measures_is_drawn(values):
+    records = [model_record("test_mine", values=values), model_record("test_mine", values=values, epsilon="small")]
+    image = Record("a.py::test_mine[0]", "passed", "", 0.1, {"property": "test_mine", "image": 0}, values)
+    summary = summarise(RUN, gathered(*records, image, *everything()), 0)
+    assert html.table(summary).count("<tr") == 1 + len(summary.rows)
+
+
 def test_infinite_values_are_null(tmp_path):
     record = image_record(distance=plain(float("inf")), clever=plain(float("nan")))
     records = gathered(record)

@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,7 +102,7 @@ def summarise(run: Run, records: Records, exit_status: int) -> Summary:
     of_models = [record for record in ours if "image" not in record.about]
     rows = [*_sorted(map(_model_row, of_models)), *_sorted(_image_rows(of_images))]
     partial = exit_status == 0 and bool(records.deselected or untested(records))
-    costs = [record.values for record in of_images if "stored" in record.values]
+    costs = [record.values for record in of_images if record.values.keys() >= {"stored", "forward", "backward"}]
     return Summary(
         verdict="partial" if partial else VERDICTS.get(exit_status, "internal error"),
         exit_status=exit_status,
@@ -122,10 +123,17 @@ def _sorted(rows: Iterable[Row]) -> list[Row]:
             row.outcome not in BAD,
             row.property_name,
             row.norm or "",
-            float(row.epsilon or 0),
+            _number_first(row.epsilon or ""),
             row.model or "",
         ),
     )
+
+
+def _number_first(text: str) -> tuple[float, str]:
+    try:
+        return float(text), text
+    except ValueError:
+        return math.inf, text
 
 
 @functools.cache
@@ -232,11 +240,11 @@ HEADER = ("property", "model", "measured", "interval", "needed", "images", "verd
 
 def cells(row: Row) -> tuple[str, ...]:
     """The row as text, in the columns of `HEADER`."""
-    if row.p_value is not None:
+    if row.p_value is not None and row.reference_value is not None and row.threshold is not None:
         measured = f"{_decimal(row.value)}, {row.reference} {_decimal(row.reference_value)}"
         interval = f"difference {_signed(row.low)} to {_signed(row.high)}"
         needed = f"larger, p <= {row.threshold:g} (p = {row.p_value:.2g})"
-    elif row.examples is not None:
+    elif row.examples is not None and row.threshold is not None:
         measured, interval = "", ""
         needed = f"none of {row.examples} at {row.threshold:g} x CLEVER"
     else:

@@ -45,7 +45,8 @@ def test_candidate_beats_reference_in_adversarial_distance(
     pairs = [[adversarial_distance(model, image, norm=norm) for model in (candidate, reference)] for image in images]
     both = [pair for pair in pairs if all(one.status is not Status.MISCLASSIFIED for one in pair)]
     assert both, "no image is classified correctly by both models"
-    result = compare([ours.distance for ours, _ in both], [theirs.distance for _, theirs in both])
+    ours, theirs = ([pair[side].distance for pair in both] for side in (0, 1))
+    result = compare(ours, theirs, thresholds.confidence)
     measured(value=result.candidate, reference_value=result.reference, images=result.pairs, p_value=result.p_value)
     measured(difference=result.difference.value, low=result.difference.low, high=result.difference.high)
     measured(threshold=thresholds.largest_p_value)

@@ -97,7 +97,11 @@ def subject_of(item: pytest.Item, run: Run) -> dict[str, object]:
         about["model"] = run.model
     if "reference" in fixtures:
         about["reference"] = run.against
-    about |= {name: params[name] for name in ("norm", "epsilon", "image") if name in params}
+    for name in ("norm", "epsilon", "image"):
+        if name in params:
+            value = params[name]
+            # A user may parametrise with anything; only plain values get from a worker to the controller.
+            about[name] = value if isinstance(value, int | float | str) else str(value)
     return about
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from robustness_tests.harness.collection import batch_size_of
 from robustness_tests.harness.progress import batch_done
+from robustness_tests.harness.records import ABOUT
 from robustness_tests.harness.run import RUN, Run
 from robustness_tests.harness.thresholds import Thresholds
 from robustness_tests.harness.values import plain
@@ -106,6 +107,11 @@ def measured(request: pytest.FixtureRequest) -> Measured:
     """
 
     def record(**values: Any) -> None:
+        reserved = sorted(set(values) & set(ABOUT))
+        if reserved:
+            raise ValueError(
+                f"got measured({reserved[0]}=...), expected another name: this one says what a test is about"
+            )
         request.node.user_properties.extend((name, plain(value)) for name, value in values.items())
 
     return record

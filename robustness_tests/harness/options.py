@@ -1,5 +1,6 @@
 """Options of the command line, each with a twin in the ini file, and their checks. Imports no torch."""
 
+import os
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -178,8 +179,12 @@ def _thresholds(text: str, config: pytest.Config) -> Thresholds:
 
 def _results(text: str, config: pytest.Config) -> Path:
     path = _path("results", text, config)
-    if path.exists() and not path.is_dir():
-        raise ValueError(f"got {text!r}, which is a file, expected a folder")
+    existing = next(place for place in (path, *path.parents) if place.exists())
+    if not existing.is_dir():
+        where = "which is a file" if existing == path else f"but {existing.name} is a file"
+        raise ValueError(f"got {text!r}, {where}, expected a folder")
+    if not os.access(existing, os.W_OK):
+        raise ValueError(f"got {text!r}, which cannot be written to, expected a folder of your own")
     return path
 
 

@@ -107,7 +107,8 @@ class DistributedCollection:
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
         """Every worker leaves out the same tests. A crashed one has no output."""
-        self.records.deselected = getattr(node, "workeroutput", {}).get("robustness_deselected", 0)
+        left_out = getattr(node, "workeroutput", {}).get("robustness_deselected", 0)
+        self.records.deselected = max(self.records.deselected, left_out)
 
 
 @pytest.hookimpl(optionalhook=True)
