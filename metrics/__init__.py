@@ -1,8 +1,18 @@
 """The numbers: pure functions on tensors, a file per metric. Nothing here knows pytest, files or global state."""
 
-from metrics.adversarial_distance import AdversarialDistances, adversarial_distance
-from metrics.attacks import Attack
+from metrics.adversarial_distance import AdversarialDistances, ClassDistances, adversarial_distance, class_distances
+from metrics.attacks import Attack, SearchPath
 from metrics.clever import CleverScores, clever
 from metrics.status import Status
 
-__all__ = ["AdversarialDistances", "Attack", "CleverScores", "Status", "adversarial_distance", "clever"]
+__all__ = [
+    "AdversarialDistances",
+    "Attack",
+    "ClassDistances",
+    "CleverScores",
+    "SearchPath",
+    "Status",
+    "adversarial_distance",
+    "class_distances",
+    "clever",
+]

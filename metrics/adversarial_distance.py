@@ -1,20 +1,44 @@
 """The adversarial distance: the norm of the smallest perturbation that a set of attacks finds."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from metrics.attacks import Attack, Search, deepfool, fast_minimum_norm, line_search, random_noise
+from metrics.attacks import (
+    EXPLORE,
+    REFINE,
+    Attack,
+    Search,
+    SearchPath,
+    Shortlist,
+    boundary_descent,
+    iterated_pgd,
+    line_search,
+    nearest_classes,
+    noisy_starts,
+    random_noise,
+)
+from metrics.batches import halving_batches
 from metrics.checks import check_choice, check_count
 from metrics.generators import generators_of
 from metrics.norms import Norm, length
-from metrics.passes import Model, Passes, check_images, check_model, checked_logits, differentiating, margin
+from metrics.passes import (
+    Model,
+    Passes,
+    check_images,
+    check_model,
+    check_targets,
+    checked_logits,
+    differentiating,
+    margin,
+)
 from metrics.results import concatenate
 from metrics.status import Status
 
-NORMS: tuple[Norm, ...] = ("linf", "l2")
+NORMS: tuple[Norm, ...] = ("linf", "l2", "l1")
+METHODS = ("boundary-descent", "iterated-pgd")
 
 
 @dataclass(frozen=True)
@@ -22,29 +46,67 @@ class Effort:
     """How much is spent on an image.
 
     Attributes:
-        targets: classes that DeepFool is aimed at, those with the nearest linearised boundaries.
-        deepfool: steps for each of them, at most.
-        from_best: steps of the fast minimum-norm attack that starts at the best point so far.
-        from_clean: steps of the one that starts at the clean image.
+        classes: classes whose gradients are taken at the clean image, those with the largest logits.
+        aims: of these, the classes that a first descent goes for: those with the nearest linearised boundaries.
+        restarts: descents from the best point with noise.
+        explore: steps of each of all these descents.
+        refined: how many of the points that they reach are refined.
+        refine: steps for each of these.
+        polish: steps from the best point of all.
         random_noise: strengths of noise, where nothing else has found anything.
         line_search: steps of the way back to the boundary.
+        iterated_pgd: steps of the study's method, at most.
     """
 
-    targets: int
-    deepfool: int
-    from_best: int
-    from_clean: int
+    classes: int
+    aims: int
+    restarts: int
+    explore: int
+    refined: int
+    refine: int
+    polish: int
     random_noise: int
     line_search: int
+    iterated_pgd: int
 
-
-CLASSES = 9
-"""Classes whose gradients are looked at to choose targets: those with the largest logits."""
 
 EFFORTS: dict[str, Effort] = {
-    "quick": Effort(targets=1, deepfool=6, from_best=20, from_clean=0, random_noise=10, line_search=6),
-    "default": Effort(targets=3, deepfool=10, from_best=40, from_clean=50, random_noise=20, line_search=10),
-    "thorough": Effort(targets=9, deepfool=20, from_best=300, from_clean=400, random_noise=50, line_search=20),
+    "quick": Effort(
+        classes=4,
+        aims=2,
+        restarts=0,
+        explore=11,
+        refined=1,
+        refine=8,
+        polish=0,
+        random_noise=10,
+        line_search=4,
+        iterated_pgd=80,
+    ),
+    "default": Effort(
+        classes=9,
+        aims=3,
+        restarts=8,
+        explore=11,
+        refined=2,
+        refine=24,
+        polish=6,
+        random_noise=20,
+        line_search=4,
+        iterated_pgd=400,
+    ),
+    "thorough": Effort(
+        classes=9,
+        aims=9,
+        restarts=55,
+        explore=12,
+        refined=4,
+        refine=30,
+        polish=20,
+        random_noise=50,
+        line_search=8,
+        iterated_pgd=2000,
+    ),
 }
 
 
@@ -58,16 +120,21 @@ class AdversarialDistances:
         adversarial: the adversarial images, shape (N, C, H, W), in [0, 1]; the clean image where there is none.
         status: `Status` numbers, shape (N,): attacked, misclassified or censored.
         attack: `Attack` numbers, shape (N,): the attack that found the point.
+        bracket: how far towards the clean image the next point of the same line is that was tried and is not
+            adversarial, shape (N,); 0 where there is no adversarial image.
         forward: forward passes spent on each image, shape (N,).
         backward: backward passes spent on each image, shape (N,).
+        path: every query, if `record_path` was given.
     """
 
     distance: Tensor
     adversarial: Tensor
     status: Tensor
     attack: Tensor
+    bracket: Tensor
     forward: Tensor
     backward: Tensor
+    path: SearchPath | None = None
 
 
 def adversarial_distance(
@@ -76,34 +143,46 @@ def adversarial_distance(
     labels: Tensor,
     *,
     norm: Norm,
+    targets: Tensor | None = None,
     effort: str = "default",
+    method: str = "boundary-descent",
     seed: int | Sequence[int] = 0,
     batch_size: int = 100,
+    record_path: bool = False,
 ) -> AdversarialDistances:
     """Find, for each image, the nearest image of the box [0, 1] that the model does not put into its class.
 
-    An upper bound of the true minimal distance. DeepFool, aimed at the classes whose linearised boundaries are nearest,
-    gives first points in a few passes; where it finds none (the gradient may be masked), random noise does. The fast
-    minimum-norm attack goes on from the best of them, and again from the clean image, and a line search goes back to
-    the boundary. The best point of any query counts; it is classified again at the end, as the very image that
-    is returned, and its norm is what is reported.
+    An upper bound of the true minimal distance. Short descents to the boundaries of the nearest classes, and more of
+    them from noisy restarts around the best point so far, end in several local minima; the best few are refined, and a
+    line search goes back to the boundary. Where the descents find nothing (the gradient may be masked), random noise
+    does. The best point of any query counts; it is classified again at the end, as the very image that is returned, and
+    its norm is what is reported.
+
+    The method "iterated-pgd" is the study's instead: one small step of fixed size after another until the label flips,
+    and a bisection of the last one. It ends a third to a half above the distances of the default method on networks
+    for CIFAR-10 (`benchmarks/README.md`), and finds nothing where its steps do not reach.
 
     Args:
         model: a deterministic callable from images to logits (N, K), in evaluation mode, normalisation inside.
         images: shape (N, C, H, W), float32 or float64, values in [0, 1].
         labels: true classes, int64, shape (N,).
-        norm: "linf" or "l2".
-        effort: "quick" (at most 35 backward passes per image), "default" (129) or "thorough" (889).
-        seed: of the random noise: one for all images, or one for each. The same image with the same seed gets the same
-            noise in any batch.
-        batch_size: the most images that pass through the model at once.
+        norm: "linf", "l2" or "l1".
+        targets: classes that the adversarial images have to be put into, int64, shape (N,); any wrong class by default.
+            An image is then "misclassified" if it is of the target class already.
+        effort: "quick" (at most 40 forward and 40 backward passes per image on what has gradients), "default" (200 and
+            200) or "thorough" (1,000 and 1,000).
+        method: "boundary-descent" or "iterated-pgd".
+        seed: of the restarts and the noise: one for all images, or one for each. The same image with the same seed
+            gets the same noise in any batch.
+        batch_size: the most images that pass through the model at once; halved where that takes too much memory.
+        record_path: keep margin and norm of every query.
 
     Returns:
-        Distances, adversarial images, statuses, winning attacks, and passes spent.
+        Distances, adversarial images, statuses, winning attacks, brackets, and passes spent.
 
     Raises:
-        ValueError: for an unknown norm or effort, images outside [0, 1] or not finite, labels that the model has no
-            class for, a model in training mode, outputs that are probabilities or not deterministic.
+        ValueError: for an unknown norm, effort or method, images outside [0, 1] or not finite, labels or targets that
+            the model has no class for, a model in training mode, outputs that are probabilities or not deterministic.
 
     Example:
         A linear model, whose distance is margin / dual norm of the weights: here 0.6 / (1 + 1).
@@ -119,64 +198,121 @@ def adversarial_distance(
     """
     check_choice("norm", norm, NORMS)
     check_choice("effort", effort, EFFORTS)
+    check_choice("method", method, METHODS)
     batch_size = check_count("batch_size", batch_size, 1)
     check_images(images, labels)
+    if targets is not None:
+        check_targets(targets, labels)
     check_model(model)
-    generators = generators_of(seed, len(images), images.device)
+    generators_of(seed, len(images), images.device)
+
+    def measure(first: int, last: int) -> AdversarialDistances:
+        part = slice(first, last)
+        # New generators, so that a batch that is measured again, in halves, gets the same noise.
+        generators = generators_of(seed, len(images), images.device)[part]
+        wanted = None if targets is None else targets[part]
+        return _measure(
+            model, images[part], labels[part], wanted, norm, EFFORTS[effort], method, generators, record_path
+        )
+
     with differentiating(model):
         images, labels = images.detach().clone(), labels.clone()
-        parts = [
-            _measure(model, images[first:last], labels[first:last], norm, EFFORTS[effort], generators[first:last])
-            for first, last in ((first, first + batch_size) for first in range(0, len(images), batch_size))
-        ]
-    return concatenate(parts)
+        return _joined(halving_batches(measure, len(images), batch_size))
+
+
+def _joined(parts: Sequence[tuple[int, AdversarialDistances]]) -> AdversarialDistances:
+    whole = concatenate([replace(part, path=None) for _, part in parts])
+    paths = [replace(part.path, image=part.path.image + first) for first, part in parts if part.path is not None]
+    return replace(whole, path=concatenate(paths)) if paths else whole
 
 
 def _measure(
-    model: Model, images: Tensor, labels: Tensor, norm: Norm, effort: Effort, generators: Sequence[torch.Generator]
+    model: Model,
+    images: Tensor,
+    labels: Tensor,
+    targets: Tensor | None,
+    norm: Norm,
+    effort: Effort,
+    method: str,
+    generators: Sequence[torch.Generator],
+    record_path: bool,  # noqa: FBT001  # handed on, with all the others
 ) -> AdversarialDistances:
     passes = Passes(model, len(images), images.device)
     everything = torch.arange(len(images), device=images.device)
-    logits = checked_logits(passes, images, labels, everything)
-    correct = margin(logits, labels) > 0
-    search = Search(passes, images, labels, logits, norm)
-    _attack(search, everything[correct], effort, generators)
-    verified = _verify(search, everything[correct & search.distance.isfinite()])
+    logits = checked_logits(passes, images, labels, everything, targets)
+    search = Search(passes, images, labels, logits, norm, targets, record_path=record_path)
+    there_already = margin(logits, labels) <= 0 if targets is None else margin(logits, targets) > 0
+    bracket = torch.zeros_like(search.distance)
+    rows = everything[~there_already]
+    if method == "iterated-pgd":
+        bracket[rows] = iterated_pgd(search, rows, steps=effort.iterated_pgd, bisections=effort.line_search)
+    else:
+        _descend(search, rows, effort, generators)
+        rows = rows[search.distance[rows].isfinite()]
+        bracket[rows] = line_search(search, rows, steps=effort.line_search)
+    verified = _verify(search, everything[~there_already & search.distance.isfinite()], bracket)
 
-    status = torch.full_like(labels, Status.MISCLASSIFIED)
-    status[correct] = Status.CENSORED
+    status = torch.full_like(labels, Status.CENSORED)
+    status[there_already] = Status.MISCLASSIFIED
     status[verified] = Status.ATTACKED
     attacked = status == Status.ATTACKED
-    nothing = torch.where(correct, torch.inf, torch.zeros_like(search.distance))
+    nothing = torch.where(there_already, 0, torch.full_like(search.distance, torch.inf))
     return AdversarialDistances(
         distance=torch.where(attacked, search.distance, nothing),
         adversarial=torch.where(attacked.view(-1, 1, 1, 1), search.adversarial, images),
         status=status,
         attack=torch.where(attacked, search.attack, Attack.NONE),
+        bracket=torch.where(attacked, bracket, 0),
         forward=passes.forward,
         backward=passes.backward,
+        path=search.path(),
     )
 
 
-def _attack(search: Search, rows: Tensor, effort: Effort, generators: Sequence[torch.Generator]) -> None:
+def _descend(search: Search, rows: Tensor, effort: Effort, generators: Sequence[torch.Generator]) -> None:
     if not len(rows):
         return
-    targets = search.nearest_targets(rows, CLASSES, effort.targets)
-    for column in range(targets.shape[1]):
-        deepfool(search, rows, steps=effort.deepfool, targets=targets[:, column])
+    shortlist = Shortlist(effort.refined, search.images)
+    _explore_from_clean(search, rows, effort, shortlist)
     not_found = rows[search.distance[rows].isinf()]
     random_noise(search, not_found, steps=effort.random_noise, generators=generators)
     line_search(search, not_found[search.distance[not_found].isfinite()], steps=effort.line_search)
-    fast_minimum_norm(search, rows, steps=effort.from_best, start=search.adversarial[rows])
-    fast_minimum_norm(search, rows, steps=effort.from_clean)
-    line_search(search, rows[search.distance[rows].isfinite()], steps=effort.line_search)
+    rows = rows[search.distance[rows].isfinite()]
+    if not len(rows):
+        return
+    for _ in range(effort.restarts):
+        start, within = noisy_starts(search, rows, generators), 1.3 * search.distance[rows]
+        reached = boundary_descent(
+            search, rows, steps=effort.explore, pace=EXPLORE, start=start, within=within, attack=Attack.RESTART
+        )
+        shortlist.offer(rows, reached.distance, reached.points)
+    for points, distance in zip(shortlist.points, shortlist.distance, strict=True):
+        known = rows[distance[rows].isfinite()]
+        boundary_descent(search, known, steps=effort.refine, pace=REFINE, start=points[known], within=distance[known])
+    if effort.polish:
+        best, within = search.adversarial[rows], search.distance[rows]
+        boundary_descent(search, rows, steps=effort.polish, pace=REFINE, start=best, within=within)
+
+
+def _explore_from_clean(search: Search, rows: Tensor, effort: Effort, shortlist: Shortlist) -> None:
+    if search.targets is not None:
+        # The target says where to go, so one descent has the steps of all.
+        reached = boundary_descent(search, rows, steps=effort.aims * effort.explore, pace=EXPLORE)
+        shortlist.offer(rows, reached.distance, reached.points)
+        return
+    nearest = nearest_classes(search, rows, effort.classes, effort.aims)
+    for column, gradients in enumerate(nearest.gradients):
+        first = nearest.margins[:, column], gradients
+        aims = nearest.classes[:, column]
+        reached = boundary_descent(search, rows, steps=effort.explore, pace=EXPLORE, aims=aims, first=first)
+        shortlist.offer(rows, reached.distance, reached.points)
 
 
 PUSHES = (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 """How much longer a perturbation is made, step by step, until the kept image is classified wrongly once more."""
 
 
-def _verify(search: Search, rows: Tensor) -> Tensor:
+def _verify(search: Search, rows: Tensor, bracket: Tensor) -> Tensor:
     """Classify the kept images again, in one batch, and return the rows whose label has changed.
 
     An image so near to the boundary that rounding turns it back is pushed outwards a little, and its distance with it.
@@ -188,9 +324,90 @@ def _verify(search: Search, rows: Tensor) -> Tensor:
         clean = search.images[rows]
         points = (clean + (1 + push) * (search.adversarial[rows] - clean)).clamp(0, 1)
         points = points if push else search.adversarial[rows]
-        fooled = margin(search.passes.logits(points, rows), search.labels[rows]) < 0
+        logits = search.passes.logits(points, rows)
+        fooled = search.margin(logits, rows) < search.slack[rows]
+        distance = length(points - clean, search.norm)
         search.adversarial[rows[fooled]] = points[fooled]
-        search.distance[rows[fooled]] = length(points - clean, search.norm)[fooled]
+        bracket[rows[fooled]] += (distance - search.distance[rows])[fooled]
+        search.distance[rows[fooled]] = distance[fooled]
         verified.append(rows[fooled])
         rows = rows[~fooled]
     return torch.cat(verified) if verified else rows
+
+
+@dataclass(frozen=True)
+class ClassDistances:
+    """The distances of N images to T classes each, the class with the nearest linearised boundary first.
+
+    Attributes:
+        classes: shape (N, T).
+        distance: to an image that the model puts into the class, shape (N, T); 0 where it is there already, infinite
+            where nothing was found.
+        adversarial: shape (N, T, C, H, W).
+        status: `Status` numbers, shape (N, T).
+        forward: forward passes spent on each image, shape (N,).
+        backward: backward passes spent on each image, shape (N,).
+    """
+
+    classes: Tensor
+    distance: Tensor
+    adversarial: Tensor
+    status: Tensor
+    forward: Tensor
+    backward: Tensor
+
+
+def class_distances(
+    model: Model,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    norm: Norm,
+    count: int = 3,
+    effort: str = "default",
+    seed: int | Sequence[int] = 0,
+    batch_size: int = 100,
+) -> ClassDistances:
+    """Targeted adversarial distances to the `count` classes whose linearised boundaries are nearest.
+
+    The other arguments, and what is raised, are those of `adversarial_distance`.
+
+    Example:
+        Three classes along a line: the further one costs more.
+
+        >>> model = lambda images: images.flatten(1) * torch.tensor([0.0, 1.0, 2.0]) - torch.tensor([0.0, 0.5, 1.3])
+        >>> found = class_distances(model, torch.full((1, 1, 1, 1), 0.4), torch.tensor([0]), norm="linf", count=2)
+        >>> found.classes, found.distance
+        (tensor([[1, 2]]), tensor([[0.1000, 0.4000]]))
+    """
+    check_choice("norm", norm, NORMS)
+    count = check_count("count", count, 1)
+    batch_size = check_count("batch_size", batch_size, 1)
+    check_images(images, labels)
+    check_model(model)
+
+    def nearest(first: int, last: int) -> tuple[Tensor, Tensor]:
+        part, points = labels[first:last], images[first:last].detach()
+        passes = Passes(model, len(points), points.device)
+        everything = torch.arange(len(points), device=points.device)
+        logits = checked_logits(passes, points, part, everything)
+        search = Search(passes, points, part, logits, norm)
+        return nearest_classes(search, everything, logits.shape[1] - 1, count).classes, passes.backward
+
+    with differentiating(model):
+        parts = [part for _, part in halving_batches(nearest, len(images), batch_size)]
+    classes, spent = (torch.cat(column) for column in zip(*parts, strict=True))
+    found = [
+        adversarial_distance(
+            model, images, labels, norm=norm, targets=targets, effort=effort, seed=seed, batch_size=batch_size
+        )
+        for targets in classes.T
+    ]
+    return ClassDistances(
+        classes=classes,
+        distance=torch.stack([each.distance for each in found], dim=1),
+        adversarial=torch.stack([each.adversarial for each in found], dim=1),
+        status=torch.stack([each.status for each in found], dim=1),
+        forward=sum((each.forward for each in found), torch.full_like(labels, 3)),
+        backward=sum((each.backward for each in found), spent),
+    )

@@ -4,7 +4,7 @@ A pass is one image through one forward or one backward pass; it is the unit of 
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -60,16 +60,16 @@ class Passes:
         with torch.no_grad():
             return self._call(images)
 
-    def margin_gradient(
-        self, images: Tensor, labels: Tensor, rows: Tensor, targets: Tensor | None = None
+    def logits_and_gradient(
+        self, images: Tensor, rows: Tensor, objective: Callable[[Tensor], Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """The logits, shape (R, K), and the gradient of `margin` with respect to each image."""
+        """The logits, shape (R, K), and the gradient with respect to each image of `objective(logits)`, shape (R,)."""
         self._count(self.forward, rows)
         images = images.detach().requires_grad_(True)
         with torch.enable_grad():
             logits = self._call(images)
-            objective = margin(logits, labels, targets).sum()
-        return logits.detach(), self._gradient(objective, images, rows)
+            value = objective(logits).sum()
+        return logits.detach(), self._gradient(value, images, rows)
 
     def target_gradients(self, images: Tensor, labels: Tensor, targets: Tensor, rows: Tensor) -> Iterator[Tensor]:
         """The gradient of logit[label] - logit[target] for each of the T columns of `targets`, shape (R, T).
@@ -153,7 +153,7 @@ def check_images(images: Tensor, labels: Tensor) -> None:
         )
 
 
-def check_logits(logits: Tensor, labels: Tensor) -> None:
+def check_logits(logits: Tensor, labels: Tensor, what: str = "labels") -> None:
     """Refuse outputs that are not logits for these labels.
 
     Raises:
@@ -167,7 +167,7 @@ def check_logits(logits: Tensor, labels: Tensor) -> None:
         raise ValueError(f"got logits of {logits.dtype}, expected floating-point numbers")
     if int(labels.min()) < 0 or int(labels.max()) >= logits.shape[1]:
         raise ValueError(
-            f"got labels from {int(labels.min())} to {int(labels.max())}, "
+            f"got {what} from {int(labels.min())} to {int(labels.max())}, "
             f"expected 0 to {logits.shape[1] - 1}: the model has {logits.shape[1]} classes"
         )
     sums = logits.sum(dim=1)
@@ -189,7 +189,25 @@ def rounding_slack(logits: Tensor, labels: Tensor) -> Tensor:
     return 8 * torch.finfo(logits.dtype).eps * torch.maximum(own, strongest_other)
 
 
-def checked_logits(passes: Passes, images: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
+def check_targets(targets: Tensor, labels: Tensor) -> None:
+    """Refuse classes that cannot be the targets of images with these labels.
+
+    Raises:
+        ValueError: with what was got and what was expected.
+    """
+    if not isinstance(targets, Tensor) or targets.shape != labels.shape or targets.dtype != torch.long:
+        got = f"{tuple(targets.shape)} of {targets.dtype}" if isinstance(targets, Tensor) else type(targets).__name__
+        raise ValueError(f"got targets {got}, expected torch.int64 of shape ({len(labels)},), a class for each image")
+    if targets.device != labels.device:
+        raise ValueError(f"got labels on {labels.device} and targets on {targets.device}, expected one device")
+    if (targets == labels).any():
+        image = int((targets == labels).nonzero()[0])
+        raise ValueError(f"got target {int(targets[image])} for image {image}, expected another class than its label")
+
+
+def checked_logits(
+    passes: Passes, images: Tensor, labels: Tensor, rows: Tensor, targets: Tensor | None = None
+) -> Tensor:
     """The clean logits, after a second call that has to agree.
 
     The second call is made in two halves: a network that mixes the images of a batch does not agree either.
@@ -199,6 +217,8 @@ def checked_logits(passes: Passes, images: Tensor, labels: Tensor, rows: Tensor)
     """
     logits = passes.logits(images, rows)
     check_logits(logits, labels)
+    if targets is not None:
+        check_logits(logits, targets, "targets")
     half = (len(images) + 1) // 2
     again = torch.cat([passes.logits(part, of) for part, of in zip(images.split(half), rows.split(half), strict=True)])
     difference = (logits - again).abs()
@@ -212,6 +232,8 @@ def checked_logits(passes: Passes, images: Tensor, labels: Tensor, rows: Tensor)
 
 @contextmanager
 def differentiating(model: Model) -> Iterator[None]:
-    """Gradients of the input and of nothing else, whatever mode the caller is in."""
-    with torch.inference_mode(mode=False), frozen_parameters(model):
+    """Gradients of the input and of nothing else, in the precision of the images, whatever mode the caller is in."""
+    with torch.inference_mode(mode=False), frozen_parameters(model), ExitStack() as stack:
+        for device in ("cpu", "cuda"):
+            stack.enter_context(torch.autocast(device, enabled=False))
         yield

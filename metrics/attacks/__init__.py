@@ -1,15 +1,29 @@
 """Attacks: functions that look for a small adversarial perturbation, one file each, with one signature.
 
-    attack(search, rows, *, steps, ...) -> None
+    attack(search, rows, *, steps, ...)
 
 Each asks the `Search` for margins and gradients of points of its choice. The search keeps the best adversarial point of
-any query, so an attack returns nothing and can lose nothing.
+any query, so an attack can lose nothing, whatever it returns.
 """
 
-from metrics.attacks.deepfool import deepfool
-from metrics.attacks.fast_minimum_norm import fast_minimum_norm
+from metrics.attacks.boundary_descent import EXPLORE, REFINE, boundary_descent
+from metrics.attacks.iterated_pgd import iterated_pgd
 from metrics.attacks.line_search import line_search
 from metrics.attacks.random_noise import random_noise
-from metrics.attacks.search import Attack, Search
+from metrics.attacks.restarts import Shortlist, noisy_starts
+from metrics.attacks.search import Attack, Search, SearchPath, nearest_classes
 
-__all__ = ["Attack", "Search", "deepfool", "fast_minimum_norm", "line_search", "random_noise"]
+__all__ = [
+    "EXPLORE",
+    "REFINE",
+    "Attack",
+    "Search",
+    "SearchPath",
+    "Shortlist",
+    "boundary_descent",
+    "iterated_pgd",
+    "line_search",
+    "nearest_classes",
+    "noisy_starts",
+    "random_noise",
+]

@@ -36,6 +36,6 @@ def random_noise(search: Search, rows: Tensor, *, steps: int, generators: Sequen
         like: dict[str, Any] = {"device": clean.device, "dtype": clean.dtype}
         draws = [torch.rand(clean.shape[1:], generator=generators[row], **like) for row in rows.tolist()]
         points = torch.lerp(clean, torch.stack(draws), per_row(strength, clean)).clamp(0, 1)
-        fooled = search.margins(points, rows, Attack.RANDOM_NOISE) <= 0
+        fooled = search.query(points, rows, Attack.RANDOM_NOISE) <= 0
         found |= fooled
         strength = torch.where(fooled, 0.85 * strength, strength)

@@ -1,5 +1,7 @@
 """The state that all attacks on a batch share: best adversarial point of each image, and the passes spent."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import IntEnum
 
 import torch
@@ -8,15 +10,36 @@ from torch import Tensor
 from metrics.box import descending_within_box
 from metrics.norms import DUAL, Norm, length
 from metrics.passes import Passes, margin, rounding_slack
+from metrics.results import concatenate
 
 
 class Attack(IntEnum):
     """The attack that found a point; a result's `.attack` tensor holds these numbers."""
 
     NONE = 0
-    DEEPFOOL = 1
-    FAST_MINIMUM_NORM = 2
+    BOUNDARY_DESCENT = 1
+    RESTART = 2
     RANDOM_NOISE = 3
+    ITERATED_PGD = 4
+    LINE_SEARCH = 5
+
+
+@dataclass(frozen=True)
+class SearchPath:
+    """Every query of a search, in order; all tensors have the shape (Q,).
+
+    Attributes:
+        image: number of the image in the batch of the caller.
+        attack: the `Attack` that asked.
+        distance: norm of the perturbation that was tried.
+        margin: logit of the label minus the largest other one there (targeted: largest other one minus the target's);
+            adversarial where it is <= 0.
+    """
+
+    image: Tensor
+    attack: Tensor
+    distance: Tensor
+    margin: Tensor
 
 
 class Search:
@@ -25,6 +48,7 @@ class Search:
     Attributes:
         images: clean images, shape (N, C, H, W), in [0, 1].
         labels: their classes, shape (N,).
+        targets: classes that the adversarial images have to get, shape (N,); None if any wrong class will do.
         logits: of the clean images, shape (N, K).
         norm: the norm of the distance.
         adversarial: the adversarial image of smallest distance among all queries; the clean image where there is none.
@@ -32,64 +56,117 @@ class Search:
         attack: the `Attack` that found it, shape (N,).
     """
 
-    def __init__(self, passes: Passes, images: Tensor, labels: Tensor, logits: Tensor, norm: Norm) -> None:
+    def __init__(
+        self,
+        passes: Passes,
+        images: Tensor,
+        labels: Tensor,
+        logits: Tensor,
+        norm: Norm,
+        targets: Tensor | None = None,
+        *,
+        record_path: bool = False,
+    ) -> None:
         self.passes = passes
         self.images = images
         self.labels = labels
+        self.targets = targets
         self.logits = logits
         self.slack = rounding_slack(logits, labels)
         self.norm = norm
         self.adversarial = images.clone()
         self.distance = torch.full((len(images),), torch.inf, dtype=images.dtype, device=images.device)
         self.attack = torch.full((len(images),), Attack.NONE, dtype=torch.long, device=images.device)
+        self._path: list[SearchPath] | None = [] if record_path else None
 
-    def margins(self, points: Tensor, rows: Tensor, attack: Attack | None) -> Tensor:
-        """The margins of `points`, attempts at the images `rows`, shape (R,); adversarial where they are <= 0.
+    def margin(self, logits: Tensor, rows: Tensor) -> Tensor:
+        """What an attack on the images `rows` has to bring to 0 or below, shape (R,).
 
-        They are shifted by the rounding slack, so that a point that counts as adversarial stays so in another batch.
+        It is shifted by the rounding slack, so that a point that counts as adversarial stays so in another batch.
         """
+        if self.targets is None:
+            return margin(logits, self.labels[rows]) + self.slack[rows]
+        return self.slack[rows] - margin(logits, self.targets[rows])
+
+    def query(self, points: Tensor, rows: Tensor, attack: Attack) -> Tensor:
+        """The margins of `points`, attempts at the images `rows`, shape (R,); adversarial where they are <= 0."""
         return self._record(points, rows, self.passes.logits(points, rows), attack)
 
-    def margins_and_gradients(
-        self, points: Tensor, rows: Tensor, attack: Attack, targets: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The margins as above; those to a target, if there is one, else the same; and the gradients of the latter.
+    def query_gradient(
+        self, points: Tensor, rows: Tensor, attack: Attack, aims: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The margins, and their gradients with respect to `points`, as far as the box lets one descend them.
 
-        The gradients are with respect to `points`, as far as the box lets one descend them.
+        Args:
+            points: shape (R, C, H, W), in [0, 1].
+            rows: the images that they are attempts at, shape (R,).
+            attack: who asks.
+            aims: classes, shape (R,): the margins to these, which are not smaller than those to the nearest class.
         """
-        logits, gradients = self.passes.margin_gradient(points, self.labels[rows], rows, targets)
-        margins = self._record(points, rows, logits, attack)
-        to_target = margins if targets is None else margin(logits, self.labels[rows], targets) + self.slack[rows]
-        # One NaN would stay in the point for good.
-        gradients = torch.where(gradients.isfinite(), gradients, 0)
-        return margins, to_target, descending_within_box(gradients, points)
 
-    def nearest_targets(self, rows: Tensor, classes: int, count: int) -> Tensor:
-        """The classes whose linearised boundary is nearest, the nearest first, shape (R, count).
+        def objective(logits: Tensor) -> Tensor:
+            if aims is None:
+                return self.margin(logits, rows)
+            return margin(logits, self.labels[rows], aims) + self.slack[rows]
 
-        Among the `classes` with the largest logits, by one forward pass and a backward pass for each. A class with a
-        smaller logit is the nearest one if its margin is steep: on a linear model in every fourth case.
-        """
-        points, labels, logits = self.images[rows], self.labels[rows], self.logits[rows]
-        others = logits.scatter(1, labels[:, None], -torch.inf)
-        targets = others.topk(min(classes, logits.shape[1] - 1), dim=1).indices
-        linearised = torch.empty_like(targets, dtype=points.dtype)
-        gradients = self.passes.target_gradients(points, labels, targets, rows)
-        for column, gradient in enumerate(gradients):
-            gradient = torch.where(gradient.isfinite(), gradient, 0)  # noqa: PLW2901  # the same one, mended
-            slopes = length(descending_within_box(gradient, points), DUAL[self.norm])
-            # A flat margin divides to infinity: the last choice.
-            linearised[:, column] = margin(logits, labels, targets[:, column]) / slopes
-        order = linearised.argsort(dim=1, stable=True)[:, :count]
-        return targets.gather(1, order)
+        logits, gradients = self.passes.logits_and_gradient(points, rows, objective)
+        self._record(points, rows, logits, attack)
+        return objective(logits), usable(gradients, points)
 
-    def _record(self, points: Tensor, rows: Tensor, logits: Tensor, attack: Attack | None) -> Tensor:
-        margins = margin(logits, self.labels[rows]) + self.slack[rows]
+    def path(self) -> SearchPath | None:
+        """All queries so far, if they were to be recorded."""
+        return None if self._path is None else concatenate(self._path)
+
+    def _record(self, points: Tensor, rows: Tensor, logits: Tensor, attack: Attack) -> Tensor:
+        margins = self.margin(logits, rows)
         distances = length(points - self.images[rows], self.norm)
         better = (margins <= 0) & (distances < self.distance[rows])
         found = rows[better]
         self.distance[found] = distances[better]
         self.adversarial[found] = points[better]
-        if attack is not None:
-            self.attack[found] = attack
+        self.attack[found] = attack
+        if self._path is not None:
+            self._path.append(SearchPath(rows, torch.full_like(rows, attack), distances, margins - self.slack[rows]))
         return margins
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The classes whose linearised boundaries are nearest to each of R images, the nearest first.
+
+    Attributes:
+        classes: shape (R, T).
+        margins: logit of the label minus that of the class, shape (R, T).
+        gradients: of these margins, as far as the box lets one descend them: T tensors of the shape of the images.
+    """
+
+    classes: Tensor
+    margins: Tensor
+    gradients: Sequence[Tensor]
+
+
+def nearest_classes(search: Search, rows: Tensor, among: int, count: int) -> Nearest:
+    """The classes to aim at, found by one forward pass and a backward pass for each of `among` classes.
+
+    Those with the largest logits are looked at. A class with a smaller logit is the nearest one if its margin is steep:
+    on a linear model in every fourth case.
+    """
+    points, labels, logits = search.images[rows], search.labels[rows], search.logits[rows]
+    others = logits.scatter(1, labels[:, None], -torch.inf)
+    classes = others.topk(min(among, logits.shape[1] - 1), dim=1).indices
+    margins = logits.gather(1, labels[:, None]) - logits.gather(1, classes) + search.slack[rows, None]
+    gradients, slopes = [], []
+    for gradient in search.passes.target_gradients(points, labels, classes, rows):
+        gradients.append(usable(gradient, points))
+        slopes.append(length(gradients[-1], DUAL[search.norm]))
+    # A flat margin divides to infinity: the last choice.
+    order = (margins / torch.stack(slopes, dim=1)).argsort(dim=1, stable=True)[:, :count]
+    chosen = [
+        torch.stack([gradients[column][row] for row, column in enumerate(columns)]) for columns in order.T.tolist()
+    ]
+    return Nearest(classes.gather(1, order), margins.gather(1, order), chosen)
+
+
+def usable(gradients: Tensor, points: Tensor) -> Tensor:
+    """The gradients without what would leave the box, or is NaN or infinite: one NaN stays in the point for good."""
+    return descending_within_box(torch.where(gradients.isfinite(), gradients, 0), points)

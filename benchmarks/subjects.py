@@ -1,0 +1,37 @@
+"""What the benchmarks measure on: real networks, and the first test images that each classifies correctly."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from robustness_tests.subjects.catalog import MODELS
+from robustness_tests.subjects.datasets import load_dataset
+from robustness_tests.subjects.models import load_model
+
+STUDY = Path(__file__).parents[1] / "examples" / "cifar10_study" / "models.py"
+CIFAR10 = ("resnet20", "cnn_a_standard", "cnn_a_adv")
+DIGITS = ("standard", "robust")
+
+
+def subject(name, count):
+    """A network, and `count` images with their labels, all classified correctly."""
+    network, images, labels = _digits(name) if name in DIGITS else _cifar10(name)
+    with torch.no_grad():
+        correct = (network(images[: 3 * count]).argmax(dim=1) == labels[: 3 * count]).nonzero().flatten()[:count]
+    return network, images[correct].clone(), labels[correct].clone()
+
+
+def _digits(name):
+    data = load_dataset("digits")
+    return load_model(MODELS[name], data, torch.device("cpu")), data.images, data.labels
+
+
+def _cifar10(name):
+    specification = importlib.util.spec_from_file_location("cifar10_study_models", STUDY)
+    models = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(models)
+    raw = np.load(models.WEIGHTS / "test_0000_0999.npz")
+    images = torch.from_numpy(raw["images"]).permute(0, 3, 1, 2).float().div(255).contiguous()
+    return getattr(models, name)(), images, torch.from_numpy(raw["labels"])

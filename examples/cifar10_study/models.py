@@ -1,0 +1,123 @@
+"""Five networks for CIFAR-10, trained by others and by this project: architecture here, weights in safetensors files.
+
+The folder of the weights is `shared/cifar10` beside the checkout; its README says where each comes from.
+"""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from robustness_tests.subjects.wide_resnet import WideResNet
+
+WEIGHTS = Path(__file__).parents[3] / "shared" / "cifar10"
+
+
+class Normalised(nn.Module):
+    """A network behind `(images - mean) / std`, so that it takes images in [0, 1]."""
+
+    def __init__(self, network: nn.Module, mean: list[float], std: list[float]) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (N, 3, 32, 32) in [0, 1]; logits (N, 10)."""
+        return self.network((images - self.mean) / self.std)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions; the shortcut skips pixels and pads channels with zeros (He et al. 2015, option A)."""
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels_out)
+        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels_out)
+        self.stride = stride
+        self.padding = (channels_out - channels_in) // 2
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features in, features out."""
+        residual = self.bn2(self.conv2(functional.relu(self.bn1(self.conv1(features)))))
+        skipped = features[:, :, :: self.stride, :: self.stride]
+        return functional.relu(residual + functional.pad(skipped, (0, 0, 0, 0, self.padding, self.padding)))
+
+
+class ResNet20(nn.Module):
+    """ResNet-20 for images of 32x32 pixels (He et al. 2015, https://arxiv.org/abs/1512.03385, section 4.2)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.layer1 = self._stage(16, 16, 1)
+        self.layer2 = self._stage(16, 32, 2)
+        self.layer3 = self._stage(32, 64, 2)
+        self.linear = nn.Linear(64, 10)
+
+    @staticmethod
+    def _stage(channels_in: int, channels_out: int, stride: int) -> nn.Sequential:
+        rest = [BasicBlock(channels_out, channels_out, 1) for _ in range(2)]
+        return nn.Sequential(BasicBlock(channels_in, channels_out, stride), *rest)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images (N, 3, 32, 32); logits (N, 10)."""
+        features = functional.relu(self.bn1(self.conv1(images)))
+        features = self.layer3(self.layer2(self.layer1(features)))
+        return self.linear(features.mean(dim=(2, 3)))
+
+
+def resnet20() -> nn.Module:
+    """ResNet-20, trained in the standard way: 91.5 % of the first 1,000 test images."""
+    return _load(Normalised(ResNet20(), [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]), "resnet20")
+
+
+def cnn_a_standard() -> nn.Module:
+    """A small CNN, trained in the standard way: 74.4 %."""
+    return _load(Normalised(_small_cnn(), [0.485, 0.456, 0.406], [0.225, 0.225, 0.225]), "cnn_a_standard")
+
+
+def cnn_a_adv() -> nn.Module:
+    """The same CNN, adversarially trained in L-infinity: 66.4 %."""
+    return _load(Normalised(_small_cnn(), [0.4914, 0.4822, 0.4465], [0.2471, 0.2435, 0.2616]), "cnn_a_adv")
+
+
+def wrn16_1_standard() -> nn.Module:
+    """WideResNet-16-1, trained in the standard way: 86.3 %."""
+    return _load(_wide_resnet(), "wrn16_1_standard")
+
+
+def wrn16_1_corruption() -> nn.Module:
+    """WideResNet-16-1, trained on random corruptions: 83.9 %."""
+    return _load(_wide_resnet(), "wrn16_1_corruption")
+
+
+def _wide_resnet() -> WideResNet:
+    return WideResNet(depth=16, width=1, classes=10, mean=[0.5] * 3, std=[0.25] * 3)
+
+
+def _small_cnn() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 4, 2, 1),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 4, 2, 1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(2048, 100),
+        nn.ReLU(),
+        nn.Linear(100, 10),
+    )
+
+
+def _load(model: nn.Module, name: str) -> nn.Module:
+    file = WEIGHTS / f"{name}.safetensors"
+    if not file.is_file():
+        raise FileNotFoundError(f"no file {file}: the weights of these networks are shared apart from the code")
+    network = model.network if isinstance(model, Normalised) else model
+    network.load_state_dict(load_file(file), strict=True)
+    return model.eval().requires_grad_(False)

@@ -1,0 +1,159 @@
+"""Boundary descent: steps along the gradient within a ball whose radius is led to the decision boundary.
+
+The ball that follows the boundary is that of the fast minimum-norm attack (Pintor et al. 2021,
+https://arxiv.org/abs/2102.12827). What makes it need a tenth of the steps: steps relative to the radius, a radius from
+the linearised margin, momentum, and gradients cut to the image box. `benchmarks/README.md` has what each brings.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from metrics.attacks.search import Attack, Search
+from metrics.norms import DUAL, Norm, length, per_row, project, steepest
+
+MOMENTUM = 0.5
+OVERSHOOT = 0.02
+LARGEST_L1_STEP = 2.0
+"""A value can change by 1 at most: where the radius is much larger than that, all of a step of its size is cut off."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """The first and the last of the steps; those between fall geometrically.
+
+    Attributes:
+        step: length of a step, as a share of the radius.
+        growth: the largest change of the radius, as a share of the best distance.
+    """
+
+    step: tuple[float, float]
+    growth: tuple[float, float]
+
+    def at(self, share: float) -> tuple[float, float]:
+        """Step and growth after a share of the steps, from 0 to 1."""
+        step, growth = (first * (last / first) ** share for first, last in (self.step, self.growth))
+        return step, growth
+
+
+EXPLORE = Pace(step=(2.0, 0.1), growth=(0.3, 0.05))
+REFINE = Pace(step=(0.2, 0.01), growth=(0.1, 0.01))
+
+
+@dataclass(frozen=True)
+class Reached:
+    """What one descent has reached: for each of its R images the nearest adversarial point that it met itself.
+
+    Attributes:
+        distance: shape (R,); infinite where it met none.
+        points: shape (R, C, H, W); where it met none, meaningless.
+    """
+
+    distance: Tensor
+    points: Tensor
+
+
+def boundary_descent(
+    search: Search,
+    rows: Tensor,
+    *,
+    steps: int,
+    pace: Pace,
+    start: Tensor | None = None,
+    within: Tensor | None = None,
+    aims: Tensor | None = None,
+    aimed_steps: int = 4,
+    first: tuple[Tensor, Tensor] | None = None,
+    attack: Attack = Attack.BOUNDARY_DESCENT,
+) -> Reached:
+    """Descend the margin inside a ball around the clean image whose radius follows the boundary.
+
+    The radius of the next step is that at which the linearised margin is 0, changed by no more than a share of the
+    best distance. One forward and one backward pass per image and step, and one forward pass at the end. An image
+    whose gradient is zero where it is not adversarial leaves the batch. From the clean image, the first step is that of
+    DeepFool (Moosavi-Dezfooli et al. 2016): exact on a linear model, as long as it stays within the box.
+
+    Args:
+        search: the images, and the record of the best points.
+        rows: indices of the images to attack, shape (R,).
+        steps: number of steps, 1 or more.
+        pace: how long the steps are.
+        start: where to begin, shape (R, C, H, W); the clean images by default.
+        within: a distance that has been reached before, shape (R,), so that the radius need not be much larger.
+        aims: classes, shape (R,), whose boundary the first `aimed_steps` go for; after them it is any boundary.
+        aimed_steps: see `aims`.
+        first: margins and gradients at the start, if they are known: that saves a pass.
+        attack: what the record calls it.
+
+    Returns:
+        The nearest adversarial points of this descent alone.
+    """
+    clean = search.images[rows]
+    points = clean.clone() if start is None else start.clone()
+    best = torch.full_like(search.distance[rows], torch.inf) if within is None else within.clone()
+    reached = Reached(torch.full_like(best, torch.inf), points.clone())
+    momentum = torch.zeros_like(points)
+    active = torch.arange(len(rows), device=rows.device)
+    for step in range(steps):
+        aiming = aims[active] if aims is not None and step < aimed_steps else None
+        here = points[active]
+        margins, gradients = first if first and step == 0 else search.query_gradient(here, rows[active], attack, aiming)
+        slopes = length(gradients, DUAL[search.norm])
+        lengths = length(here - clean[active], search.norm)
+        _keep_nearest(reached, best, active, margins, lengths, here)
+        # Where there is no gradient, only a shrinking ball can move the point.
+        moving = (slopes > 0) | (margins <= 0)
+        active, margins, gradients, slopes, lengths = (
+            tensor[moving] for tensor in (active, margins, gradients, slopes, lengths)
+        )
+        if not len(active):
+            return reached
+        size, growth = pace.at(step / max(steps - 1, 1))
+        furthest = length(torch.ones_like(clean[active]), search.norm)
+        radius = _radius(margins, slopes, lengths, best[active], growth).clamp_max(furthest)
+        momentum[active] = MOMENTUM * momentum[active] + gradients / per_row(_positive(slopes), gradients)
+        moved = points[active] - size * _step(momentum[active], search.norm, radius)
+        points[active] = (clean[active] + _onto_ball(moved - clean[active], search.norm, radius)).clamp(0, 1)
+    here = points[active]
+    margins = search.query(here, rows[active], attack)
+    _keep_nearest(reached, best, active, margins, length(here - clean[active], search.norm), here)
+    return reached
+
+
+def _keep_nearest(
+    reached: Reached, best: Tensor, active: Tensor, margins: Tensor, lengths: Tensor, points: Tensor
+) -> None:
+    nearer = (margins <= 0) & (lengths < reached.distance[active])
+    reached.distance[active[nearer]] = lengths[nearer]
+    reached.points[active[nearer]] = points[nearer]
+    best[active] = torch.minimum(best[active], reached.distance[active])
+
+
+def _radius(margins: Tensor, slopes: Tensor, lengths: Tensor, best: Tensor, growth: float) -> Tensor:
+    change = margins / _positive(slopes)
+    # As long as nothing is found, the linearised boundary is the estimate; 1.2: where it is curved away, it creeps.
+    unknown = torch.maximum(lengths + (1 + OVERSHOOT) * change.clamp_min(0), 1.2 * lengths)
+    limit = growth * torch.where(best.isinf(), 0, best)
+    known = lengths + torch.minimum(torch.maximum(change, -limit), limit)
+    known = torch.where(margins <= 0, torch.minimum(known, best - 0.1 * limit), torch.minimum(known, best + limit))
+    return torch.where(best.isinf(), unknown, known)
+
+
+def _step(directions: Tensor, norm: Norm, radius: Tensor) -> Tensor:
+    if norm == "l1":
+        # Not the steepest step, a single value: the projection makes it sparse, and lets many values compete.
+        sizes = radius.clamp_max(LARGEST_L1_STEP)
+        return directions * per_row(sizes / _positive(length(directions, "linf")), directions)
+    return steepest(directions, norm) * per_row(radius, directions)
+
+
+def _onto_ball(perturbations: Tensor, norm: Norm, radius: Tensor) -> Tensor:
+    if norm == "l2":
+        # Outwards as well: in the other norms most values reach the surface by themselves.
+        return steepest(perturbations, "l2") * per_row(radius, perturbations)
+    return project(perturbations, norm, radius)
+
+
+def _positive(values: Tensor) -> Tensor:
+    return values.clamp_min(torch.finfo(values.dtype).tiny)

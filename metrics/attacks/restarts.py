@@ -1,0 +1,49 @@
+"""Starts around the best point so far, so that one descent after another ends in another local minimum."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metrics.attacks.search import Search
+from metrics.norms import length, per_row
+
+NOISE = 3.0
+"""Length of the noise, in lengths of the best perturbation: less falls back into the same minimum too often."""
+
+
+def noisy_starts(search: Search, rows: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    """The best adversarial points with Gaussian noise, three times as long in L2 as their perturbations, in the box.
+
+    Args:
+        search: the images and their best points.
+        rows: indices of images that have an adversarial point, shape (R,).
+        generators: a source of randomness for each image of the search, on its device.
+
+    Returns:
+        Starting points, shape (R, C, H, W).
+    """
+    best = search.adversarial[rows]
+    like: dict[str, Any] = {"device": best.device, "dtype": best.dtype}
+    noise = torch.stack([torch.randn(best.shape[1:], generator=generators[row], **like) for row in rows.tolist()])
+    scale = NOISE * length(best - search.images[rows], "l2") / length(noise, "l2")
+    return (best + per_row(scale, noise) * noise).clamp(0, 1)
+
+
+class Shortlist:
+    """For each of N images the nearest few points that descents have reached, one from each descent."""
+
+    def __init__(self, count: int, images: Tensor) -> None:
+        self.distance = torch.full((count, len(images)), torch.inf, dtype=images.dtype, device=images.device)
+        self.points = images.expand(count, *images.shape).clone()
+
+    def offer(self, rows: Tensor, distance: Tensor, points: Tensor) -> None:
+        """Put in what a descent has reached for the images `rows`: it pushes those that are further down the list."""
+        for place in range(len(self.distance)):
+            nearer = distance < self.distance[place, rows]
+            kept_distance, kept_points = self.distance[place, rows], self.points[place, rows]
+            self.distance[place, rows] = torch.where(nearer, distance, kept_distance)
+            self.points[place, rows] = torch.where(per_row(nearer, points), points, kept_points)
+            distance = torch.where(nearer, kept_distance, distance)
+            points = torch.where(per_row(nearer, points), kept_points, points)
