@@ -30,18 +30,35 @@ def images_near_the_middle(seed, count=8, shape=(3, 4, 4), dtype=torch.float32):
 
 
 def closed_form(weights, bias, images, labels, norm):
-    """The smallest margin / dual norm of the difference of weights, over all other classes."""
-    logits = images.flatten(1).double() @ weights.T.double() + bias.double()
-    best = torch.full((len(images),), torch.inf, dtype=torch.float64)
-    for target in range(len(weights)):
-        difference = weights[labels].double() - weights[target].double()
-        slope = torch.linalg.vector_norm(difference, {"linf": 1, "l2": 2}[norm], dim=1)
-        distance = (logits.gather(1, labels[:, None])[:, 0] - logits[:, target]) / slope
-        best = torch.where(labels == target, best, torch.minimum(best, distance))
-    return best
+    """The smallest margin / dual norm of the difference of weights, over all other classes; in L1 within the box."""
+    return torch.stack(
+        [
+            torch.where(labels == target, torch.inf, closed_form_to(weights, bias, images, labels, norm, target))
+            for target in range(len(weights))
+        ]
+    ).amin(dim=0)
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+def closed_form_to(weights, bias, images, labels, norm, target):
+    """The distance to where the target's logit is that of the label."""
+    points = images.flatten(1).double()
+    logits = points @ weights.T.double() + bias.double()
+    difference = weights[labels].double() - weights[target].double()
+    margins = logits.gather(1, labels[:, None])[:, 0] - logits[:, target]
+    if norm != "l1":
+        return margins / torch.linalg.vector_norm(difference, {"linf": 1, "l2": 2}[norm], dim=1)
+    # The values with the steepest slopes are moved, one after the other, as far as the box lets them.
+    distances = []
+    for point, slopes, margin in zip(points, difference, margins, strict=True):
+        room = torch.where(slopes > 0, point, 1 - point)
+        order = slopes.abs().argsort(descending=True)
+        gains = (slopes.abs() * room)[order]
+        left = (margin - gains.cumsum(0) + gains).clamp_min(0)
+        distances.append(torch.minimum(room[order], left / slopes.abs()[order]).sum())
+    return torch.stack(distances)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 2**20))
 def test_linear_model(norm, seed):
@@ -52,18 +69,21 @@ def test_linear_model(norm, seed):
     exact = closed_form(weights, bias, images, labels, norm)
     assert (found.status == Status.ATTACKED).all()
     # Nearer than that, the grid of float32 images is too coarse for a relative error of 1e-4.
-    far = exact > {"linf": 2e-3, "l2": 1e-2}[norm]
+    far = exact > {"linf": 2e-3, "l2": 1e-2, "l1": 2e-2}[norm]
     np.testing.assert_allclose(found.distance.double()[far], exact[far], rtol=1e-4)
     assert (found.distance.double() >= exact * (1 - 1e-5))[far].all(), "an upper bound may not be below the distance"
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_linear_model_in_double_precision(norm):
     weights, bias, model = linear_model(3, dtype=torch.float64)
     images = images_near_the_middle(3, dtype=torch.float64)
     labels = model(images).argmax(dim=1)
     found = adversarial_distance(model, images, labels, norm=norm)
-    np.testing.assert_allclose(found.distance, closed_form(weights, bias, images, labels, norm), rtol=1e-6)
+    exact = closed_form(weights, bias, images, labels, norm)
+    # The direction of the best point may be off by what is left of the noise of a restart: a square of 0.003.
+    np.testing.assert_allclose(found.distance, exact, rtol=1e-5)
+    assert (found.distance >= exact * (1 - 1e-12)).all()
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -85,7 +105,7 @@ def test_linear_model_whose_box_matters(norm):
     np.testing.assert_allclose(found.distance, exact, rtol=2e-4)
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 @pytest.mark.parametrize("planted", [0.05, 0.2])
 def test_planted_radius(norm, planted):
     """Logits (r - |x - c|, |x - c| - r): the distance from the centre is r, in the norm of the model."""
@@ -95,21 +115,22 @@ def test_planted_radius(norm, planted):
         reach = planted - length(images - centre, norm)
         return torch.stack([reach, -reach], dim=1)
 
-    start = centre + 0.01 * torch.randn(centre.shape, generator=torch.Generator().manual_seed(0))
+    start = torch.randn(centre.shape, generator=torch.Generator().manual_seed(0))
+    start = centre + 0.3 * planted * start / length(start, norm)
     exact = planted - float(length(start - centre, norm))
     found = adversarial_distance(model, start, torch.tensor([0]), norm=norm)
     assert float(found.distance) == pytest.approx(exact, rel=2e-3)
     assert float(found.distance) >= exact * (1 - 1e-4)
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_result_is_what_it_says(robust, digits, norm):
     images, labels = digits.images[:30], digits.labels[:30]
     found = adversarial_distance(robust, images, labels, norm=norm)
     attacked = found.status == Status.ATTACKED
     assert attacked.sum() >= 28
     assert 0 <= float(found.adversarial.min()) <= float(found.adversarial.max()) <= 1
-    order = {"linf": np.inf, "l2": 2}[norm]
+    order = {"linf": np.inf, "l2": 2, "l1": 1}[norm]
     difference = (found.adversarial.double() - images.double()).flatten(1).numpy()
     np.testing.assert_allclose(found.distance, np.linalg.norm(difference, order, axis=1), rtol=1e-5)
     # Alone and in any batch, the kept image is classified wrongly.
@@ -118,7 +139,7 @@ def test_result_is_what_it_says(robust, digits, norm):
     assert (alone != labels)[attacked].all()
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_does_not_depend_on_neighbours(robust, digits, norm):
     images, labels = digits.images[:24], digits.labels[:24]
     whole = adversarial_distance(robust, images, labels, norm=norm)
@@ -179,7 +200,7 @@ def test_masked_gradients_do_not_stop_it(robust, digits, norm):
     assert (masked.distance[correct] >= 0.5 * open_.distance[correct]).all()
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_more_effort_finds_nearer_points(robust, digits, norm):
     images, labels = digits.images[:20], digits.labels[:20]
     quick, default, thorough = (
@@ -187,12 +208,11 @@ def test_more_effort_finds_nearer_points(robust, digits, norm):
         for effort in ("quick", "default", "thorough")
     )
     assert quick.distance.sum() >= 0.999 * default.distance.sum() >= 0.998 * thorough.distance.sum()
-    assert int(quick.backward.max()) <= 35
-    assert int(default.backward.max()) <= 129
-    assert int(thorough.backward.max()) <= 889
+    for found, most in ((quick, 40), (default, 200), (thorough, 1000)):
+        assert int(torch.maximum(found.forward, found.backward).max()) <= most
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_passes_are_counted_exactly(norm):
     """Against a count of the rows that the model sees, and of the rows whose gradient is asked for."""
     seen = {"forward": 0, "backward": 0}

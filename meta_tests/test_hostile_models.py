@@ -83,7 +83,7 @@ def test_line_search_halves_its_bracket_at_every_second_step(scale):
     passes = Passes(model, 1, image.device)
     search = Search(passes, image, label, model(image), "linf")
     row = torch.tensor([0])
-    search.margins(torch.zeros_like(image), row, Attack.RANDOM_NOISE)
+    search.query(torch.zeros_like(image), row, Attack.RANDOM_NOISE)
     assert float(search.distance) == 0.5
     line_search(search, row, steps=20)
     assert 0.2 <= float(search.distance) <= 0.2 + 0.5 / 2**9

@@ -16,9 +16,11 @@ from metrics.attacks import (
     boundary_descent,
     iterated_pgd,
     line_search,
+    linearised,
     nearest_classes,
     noisy_starts,
     random_noise,
+    random_starts,
 )
 from metrics.batches import halving_batches
 from metrics.checks import check_choice, check_count
@@ -54,6 +56,8 @@ class Effort:
         refine: steps for each of these.
         polish: steps from the best point of all.
         random_noise: strengths of noise, where nothing else has found anything.
+        random_starts: descents from random points of the box, where noise has found nothing either.
+        linearised: steps to the linearised boundary.
         line_search: steps of the way back to the boundary.
         iterated_pgd: steps of the study's method, at most.
     """
@@ -66,6 +70,8 @@ class Effort:
     refine: int
     polish: int
     random_noise: int
+    random_starts: int
+    linearised: int
     line_search: int
     iterated_pgd: int
 
@@ -75,11 +81,13 @@ EFFORTS: dict[str, Effort] = {
         classes=4,
         aims=2,
         restarts=0,
-        explore=11,
+        explore=10,
         refined=1,
         refine=8,
         polish=0,
         random_noise=10,
+        random_starts=2,
+        linearised=1,
         line_search=4,
         iterated_pgd=80,
     ),
@@ -92,6 +100,8 @@ EFFORTS: dict[str, Effort] = {
         refine=24,
         polish=6,
         random_noise=20,
+        random_starts=5,
+        linearised=1,
         line_search=4,
         iterated_pgd=400,
     ),
@@ -104,6 +114,8 @@ EFFORTS: dict[str, Effort] = {
         refine=30,
         polish=20,
         random_noise=50,
+        random_starts=20,
+        linearised=3,
         line_search=8,
         iterated_pgd=2000,
     ),
@@ -274,9 +286,7 @@ def _descend(search: Search, rows: Tensor, effort: Effort, generators: Sequence[
         return
     shortlist = Shortlist(effort.refined, search.images)
     _explore_from_clean(search, rows, effort, shortlist)
-    not_found = rows[search.distance[rows].isinf()]
-    random_noise(search, not_found, steps=effort.random_noise, generators=generators)
-    line_search(search, not_found[search.distance[not_found].isfinite()], steps=effort.line_search)
+    _explore_blindly(search, rows[search.distance[rows].isinf()], effort, generators)
     rows = rows[search.distance[rows].isfinite()]
     if not len(rows):
         return
@@ -292,6 +302,7 @@ def _descend(search: Search, rows: Tensor, effort: Effort, generators: Sequence[
     if effort.polish:
         best, within = search.adversarial[rows], search.distance[rows]
         boundary_descent(search, rows, steps=effort.polish, pace=REFINE, start=best, within=within)
+    linearised(search, rows, steps=effort.linearised)
 
 
 def _explore_from_clean(search: Search, rows: Tensor, effort: Effort, shortlist: Shortlist) -> None:
@@ -301,11 +312,22 @@ def _explore_from_clean(search: Search, rows: Tensor, effort: Effort, shortlist:
         shortlist.offer(rows, reached.distance, reached.points)
         return
     nearest = nearest_classes(search, rows, effort.classes, effort.aims)
-    for column, gradients in enumerate(nearest.gradients):
-        first = nearest.margins[:, column], gradients
-        aims = nearest.classes[:, column]
-        reached = boundary_descent(search, rows, steps=effort.explore, pace=EXPLORE, aims=aims, first=first)
+    for start, aims in zip(nearest.points, nearest.classes.T, strict=True):
+        # From the clean image to the linearised boundary: the first step of DeepFool (Moosavi-Dezfooli et al. 2016).
+        reached = boundary_descent(search, rows, steps=effort.explore - 1, pace=EXPLORE, start=start, aims=aims)
         shortlist.offer(rows, reached.distance, reached.points)
+
+
+def _explore_blindly(search: Search, rows: Tensor, effort: Effort, generators: Sequence[torch.Generator]) -> None:
+    """For images whose gradient leads nowhere: noise needs none, and elsewhere in the box there may be one."""
+    random_noise(search, rows, steps=effort.random_noise, generators=generators)
+    line_search(search, rows[search.distance[rows].isfinite()], steps=effort.line_search)
+    for _ in range(effort.random_starts):
+        rows = rows[search.distance[rows].isinf()]
+        if not len(rows):
+            return
+        start = random_starts(search, rows, generators)
+        boundary_descent(search, rows, steps=effort.explore, pace=EXPLORE, start=start, attack=Attack.RESTART)
 
 
 PUSHES = (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)

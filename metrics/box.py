@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from metrics.norms import Norm
+
 
 def descending_within_box(gradients: Tensor, points: Tensor) -> Tensor:
     """The gradients without the values that a step against them would push out of [0, 1].
@@ -15,3 +17,54 @@ def descending_within_box(gradients: Tensor, points: Tensor) -> Tensor:
     """
     blocked = ((points <= 0) & (gradients > 0)) | ((points >= 1) & (gradients < 0))
     return torch.where(blocked, 0, gradients)
+
+
+def nearest_beyond(points: Tensor, gradients: Tensor, amount: Tensor, norm: Norm) -> Tensor:
+    """The smallest perturbations within the box that lower linear functions by an amount each.
+
+    They solve min |d| subject to -gradient . d = amount and 0 <= point + d <= 1, exactly: in L-infinity and in L2 by
+    Newton's method for the multiplier, in L1 by moving the values with the steepest slopes, one after the other.
+
+    Args:
+        points: shape (N, C, H, W), values in [0, 1].
+        gradients: of the functions, the same shape.
+        amount: 0 or more, shape (N,).
+        norm: "linf", "l2" or "l1".
+
+    Returns:
+        Perturbations, the same shape; as far as the box goes where no point of it is far enough.
+
+    Example:
+        >>> point, gradient = torch.tensor([[0.5, 0.1]]), torch.tensor([[1.0, 2.0]])
+        >>> nearest_beyond(point, gradient, torch.tensor([0.4]), "l1")
+        tensor([[-0.2000, -0.1000]])
+        >>> nearest_beyond(point, gradient, torch.tensor([0.6]), "linf")
+        tensor([[-0.4000, -0.1000]])
+    """
+    slopes = gradients.abs().flatten(1)
+    room = torch.where(gradients > 0, points, 1 - points).flatten(1)
+    if norm == "l1":
+        slopes, order = slopes.sort(dim=1, descending=True, stable=True)
+        gains = slopes * room.gather(1, order)
+        missing = amount[:, None] - (gains.cumsum(dim=1) - gains)
+        share = (missing / gains.clamp_min(torch.finfo(gains.dtype).tiny)).clamp(0, 1)
+        lengths = torch.zeros_like(room).scatter(1, order, share * room.gather(1, order))
+    else:
+        shape = torch.ones_like(slopes) if norm == "linf" else slopes
+        lengths = torch.minimum(room, shape * _multiplier(slopes, shape, room, amount)[:, None])
+    return -(gradients.sign().flatten(1) * lengths).view_as(points)
+
+
+def _multiplier(slopes: Tensor, shape: Tensor, room: Tensor, amount: Tensor) -> Tensor:
+    """The t at which the gain, the sum of slopes * min(room, shape * t), is the amount; it is concave in t."""
+    multiplier = torch.zeros_like(amount)
+    while True:
+        free = shape * multiplier[:, None] < room
+        gain = (slopes * torch.where(free, shape * multiplier[:, None], room)).sum(dim=1)
+        rate = (slopes * shape * free).sum(dim=1)
+        further = multiplier + (amount - gain) / rate
+        # Nothing is left to gain, or rounding only.
+        going_on = (rate > 0) & (further > multiplier * (1 + 4 * torch.finfo(gain.dtype).eps)) & further.isfinite()
+        if not going_on.any():
+            return multiplier
+        multiplier = torch.where(going_on, further, multiplier)

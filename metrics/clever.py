@@ -14,7 +14,7 @@ from metrics.passes import Model, Passes, check_images, check_model, checked_log
 from metrics.results import concatenate
 from metrics.status import Status
 
-NORMS: tuple[Norm, ...] = ("linf", "l2")
+NORMS: tuple[Norm, ...] = ("linf", "l2", "l1")
 
 
 FLAGS = ("saturated", "degenerate_fit", "no_finite_endpoint", "zero_gradient", "broken_gradient")
@@ -96,7 +96,7 @@ def clever(
         model: a deterministic callable from images to logits (N, K), in evaluation mode, normalisation inside.
         images: shape (N, C, H, W), float32 or float64, values in [0, 1].
         labels: true classes, int64, shape (N,).
-        norm: "linf" or "l2", the norm of the perturbation; gradients are measured in the dual norm.
+        norm: "linf", "l2" or "l1", the norm of the perturbation; gradients are measured in the dual norm.
         radius: of the ball, in units of the image range. The score is at most this. Never derive it from the distances
             that the score is compared with.
         targets: classes to score, int64, shape (N, T), never the label; all other classes by default.

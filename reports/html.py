@@ -136,13 +136,12 @@ def fixed_width(value: object) -> str:
 
 def verdict(run: Run, summary: Summary) -> str:
     """The verdict, what was run, and what a reader has to know before believing it."""
-    effort = "quick" if run.quick else "default"
     facts = {
         "Candidate": run.model,
         "Reference": run.against,
         "Dataset": f"{run.dataset}, {run.images} images",
         "Norms": ", ".join(run.norms),
-        "Budget": effort,
+        "Effort": run.effort,
         "Seed": str(run.seed),
         "Thresholds": ", ".join(run.thresholds.files),
         "Passes": f"{summary.forward:,} forward, {summary.backward:,} backward",

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from metrics import Status
-from metrics.statistics import compare
+from metrics.statistics import compare, share
 
 
 def test_adversarial_example_is_real(model, norm, image, adversarial_distance, measured):
@@ -14,7 +14,7 @@ def test_adversarial_example_is_real(model, norm, image, adversarial_distance, m
     """
     found = adversarial_distance(model, image, norm=norm)
     measured(distance=found.distance, status=found.status, forward=found.forward, backward=found.backward)
-    measured(attack=found.attack, stored=found.stored)
+    measured(attack=found.attack, bracket=found.bracket, stored=found.stored)
     if found.status is Status.MISCLASSIFIED:
         pytest.skip("misclassified: the distance is 0 by definition")
     if found.status is Status.CENSORED:
@@ -24,7 +24,7 @@ def test_adversarial_example_is_real(model, norm, image, adversarial_distance, m
     lowest, highest = float(adversarial.min()), float(adversarial.max())
     assert 0 <= lowest <= highest <= 1, f"the image has values from {lowest} to {highest}, expected [0, 1]"
     perturbation = (adversarial.double() - model.image(image).double()).flatten().numpy()
-    length = np.linalg.norm(perturbation, {"linf": np.inf, "l2": 2}[norm])
+    length = np.linalg.norm(perturbation, {"linf": np.inf, "l2": 2, "l1": 1}[norm])
     assert found.distance == pytest.approx(length, rel=1e-5), f"the perturbation has {norm} norm {length}"
     predicted = int(model.logits(adversarial[None]).argmax())
     measured(label=model.label(image), predicted=predicted)
@@ -58,3 +58,33 @@ def test_candidate_beats_reference_in_adversarial_distance(
         f"the larger median may be chance: p = {result.p_value:.3f} on {result.pairs} images, "
         f"expected {thresholds.largest_p_value} or less"
     )
+
+
+def test_gradients_are_informative(model, norm, adversarial_distance, black_box, images, thresholds, measured):
+    """An attack without gradients finds nothing that is much nearer than what the attacks with gradients have found.
+
+    Square, a random search, on the first images that are classified correctly. A failure means that the gradients of
+    this model do not lead to its decision boundary: they are masked (quantised, saturated or random logits, a layer
+    without a derivative), or the attacks are stuck. Its adversarial distances are then too large, its CLEVER scores are
+    worth nothing, and its robust accuracy is not what it seems.
+    """
+    found = {image: adversarial_distance(model, image, norm=norm).distance for image in images}
+    probed = [image for image, distance in found.items() if distance > 0][: black_box.images]
+    if not probed:
+        pytest.skip("no image is classified correctly")
+    tolerance = thresholds.gradient_tolerance
+    limits = {image: (1 - tolerance) * min(found[image], black_box.furthest(norm)) for image in probed}
+    tried = {image: black_box(model, image, norm=norm, epsilon=limits[image]) for image in probed}
+    nearer = {image: square.distance for image, square in tried.items() if square.distance is not None}
+    held = share(len(probed) - len(nearer), len(probed), thresholds.confidence)
+    measured(value=held.value, low=held.low, high=held.high, threshold=1.0, images=len(probed), tolerance=tolerance)
+    measured(
+        forward=sum(square.queries for square in tried.values()), found_nearer=[f"{image:05d}" for image in nearer]
+    )
+    for image, distance in nearer.items():
+        pytest.fail(
+            f"without gradients, Square changed the label of {len(nearer)} of {len(probed)} images of {model.name} "
+            f"more than {tolerance:.0%} nearer than the attacks with gradients: image {image:05d} at {norm} "
+            f"{distance:.4f}, where they found {found[image]:.4f}. The gradients are masked: distances and CLEVER "
+            "scores of this model say nothing"
+        )

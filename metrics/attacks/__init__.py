@@ -9,8 +9,9 @@ any query, so an attack can lose nothing, whatever it returns.
 from metrics.attacks.boundary_descent import EXPLORE, REFINE, boundary_descent
 from metrics.attacks.iterated_pgd import iterated_pgd
 from metrics.attacks.line_search import line_search
+from metrics.attacks.linearised import linearised
 from metrics.attacks.random_noise import random_noise
-from metrics.attacks.restarts import Shortlist, noisy_starts
+from metrics.attacks.restarts import Shortlist, noisy_starts, random_starts
 from metrics.attacks.search import Attack, Search, SearchPath, nearest_classes
 
 __all__ = [
@@ -23,7 +24,9 @@ __all__ = [
     "boundary_descent",
     "iterated_pgd",
     "line_search",
+    "linearised",
     "nearest_classes",
     "noisy_starts",
     "random_noise",
+    "random_starts",
 ]

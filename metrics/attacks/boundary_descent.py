@@ -64,15 +64,13 @@ def boundary_descent(
     within: Tensor | None = None,
     aims: Tensor | None = None,
     aimed_steps: int = 4,
-    first: tuple[Tensor, Tensor] | None = None,
     attack: Attack = Attack.BOUNDARY_DESCENT,
 ) -> Reached:
     """Descend the margin inside a ball around the clean image whose radius follows the boundary.
 
     The radius of the next step is that at which the linearised margin is 0, changed by no more than a share of the
     best distance. One forward and one backward pass per image and step, and one forward pass at the end. An image
-    whose gradient is zero where it is not adversarial leaves the batch. From the clean image, the first step is that of
-    DeepFool (Moosavi-Dezfooli et al. 2016): exact on a linear model, as long as it stays within the box.
+    whose gradient is zero where it is not adversarial leaves the batch.
 
     Args:
         search: the images, and the record of the best points.
@@ -83,7 +81,6 @@ def boundary_descent(
         within: a distance that has been reached before, shape (R,), so that the radius need not be much larger.
         aims: classes, shape (R,), whose boundary the first `aimed_steps` go for; after them it is any boundary.
         aimed_steps: see `aims`.
-        first: margins and gradients at the start, if they are known: that saves a pass.
         attack: what the record calls it.
 
     Returns:
@@ -98,7 +95,7 @@ def boundary_descent(
     for step in range(steps):
         aiming = aims[active] if aims is not None and step < aimed_steps else None
         here = points[active]
-        margins, gradients = first if first and step == 0 else search.query_gradient(here, rows[active], attack, aiming)
+        margins, gradients = search.query_gradient(here, rows[active], attack, aiming)
         slopes = length(gradients, DUAL[search.norm])
         lengths = length(here - clean[active], search.norm)
         _keep_nearest(reached, best, active, margins, lengths, here)

@@ -31,6 +31,13 @@ def noisy_starts(search: Search, rows: Tensor, generators: Sequence[torch.Genera
     return (best + per_row(scale, noise) * noise).clamp(0, 1)
 
 
+def random_starts(search: Search, rows: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    """Points drawn uniformly from the box, shape (R, C, H, W): where the gradient is zero around the image."""
+    shape = search.images.shape[1:]
+    like: dict[str, Any] = {"device": search.images.device, "dtype": search.images.dtype}
+    return torch.stack([torch.rand(shape, generator=generators[row], **like) for row in rows.tolist()])
+
+
 class Shortlist:
     """For each of N images the nearest few points that descents have reached, one from each descent."""
 

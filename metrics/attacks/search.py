@@ -1,14 +1,13 @@
 """The state that all attacks on a batch share: best adversarial point of each image, and the passes spent."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
 import torch
 from torch import Tensor
 
-from metrics.box import descending_within_box
-from metrics.norms import DUAL, Norm, length
+from metrics.box import descending_within_box, nearest_beyond
+from metrics.norms import Norm, length
 from metrics.passes import Passes, margin, rounding_slack
 from metrics.results import concatenate
 
@@ -22,6 +21,7 @@ class Attack(IntEnum):
     RANDOM_NOISE = 3
     ITERATED_PGD = 4
     LINE_SEARCH = 5
+    LINEARISED = 6
 
 
 @dataclass(frozen=True)
@@ -93,15 +93,16 @@ class Search:
         return self._record(points, rows, self.passes.logits(points, rows), attack)
 
     def query_gradient(
-        self, points: Tensor, rows: Tensor, attack: Attack, aims: Tensor | None = None
+        self, points: Tensor, rows: Tensor, attack: Attack, aims: Tensor | None = None, *, cut: bool = True
     ) -> tuple[Tensor, Tensor]:
-        """The margins, and their gradients with respect to `points`, as far as the box lets one descend them.
+        """The margins, and their gradients with respect to `points`.
 
         Args:
             points: shape (R, C, H, W), in [0, 1].
             rows: the images that they are attempts at, shape (R,).
             attack: who asks.
             aims: classes, shape (R,): the margins to these, which are not smaller than those to the nearest class.
+            cut: leave out of the gradients what would lead out of the box.
         """
 
         def objective(logits: Tensor) -> Tensor:
@@ -111,7 +112,8 @@ class Search:
 
         logits, gradients = self.passes.logits_and_gradient(points, rows, objective)
         self._record(points, rows, logits, attack)
-        return objective(logits), usable(gradients, points)
+        gradients = _finite(gradients)
+        return objective(logits), descending_within_box(gradients, points) if cut else gradients
 
     def path(self) -> SearchPath | None:
         """All queries so far, if they were to be recorded."""
@@ -136,13 +138,15 @@ class Nearest:
 
     Attributes:
         classes: shape (R, T).
-        margins: logit of the label minus that of the class, shape (R, T).
-        gradients: of these margins, as far as the box lets one descend them: T tensors of the shape of the images.
+        points: the nearest points in the box that are just beyond these boundaries, shape (T, R, C, H, W).
     """
 
     classes: Tensor
-    margins: Tensor
-    gradients: Sequence[Tensor]
+    points: Tensor
+
+
+BEYOND = 1e-4
+"""How much further than a linearised boundary a point is put, as a share of the margin that is linearised away."""
 
 
 def nearest_classes(search: Search, rows: Tensor, among: int, count: int) -> Nearest:
@@ -151,22 +155,29 @@ def nearest_classes(search: Search, rows: Tensor, among: int, count: int) -> Nea
     Those with the largest logits are looked at. A class with a smaller logit is the nearest one if its margin is steep:
     on a linear model in every fourth case.
     """
-    points, labels, logits = search.images[rows], search.labels[rows], search.logits[rows]
+    images, labels, logits = search.images[rows], search.labels[rows], search.logits[rows]
     others = logits.scatter(1, labels[:, None], -torch.inf)
     classes = others.topk(min(among, logits.shape[1] - 1), dim=1).indices
     margins = logits.gather(1, labels[:, None]) - logits.gather(1, classes) + search.slack[rows, None]
-    gradients, slopes = [], []
-    for gradient in search.passes.target_gradients(points, labels, classes, rows):
-        gradients.append(usable(gradient, points))
-        slopes.append(length(gradients[-1], DUAL[search.norm]))
-    # A flat margin divides to infinity: the last choice.
-    order = (margins / torch.stack(slopes, dim=1)).argsort(dim=1, stable=True)[:, :count]
-    chosen = [
-        torch.stack([gradients[column][row] for row, column in enumerate(columns)]) for columns in order.T.tolist()
-    ]
-    return Nearest(classes.gather(1, order), margins.gather(1, order), chosen)
+    points, distances = [], []
+    for column, gradient in enumerate(search.passes.target_gradients(images, labels, classes, rows)):
+        gradient = _finite(gradient)  # noqa: PLW2901  # the same one, mended
+        amount = (1 + BEYOND) * margins[:, column].clamp_min(0)
+        perturbation = nearest_beyond(images, gradient, amount, search.norm)
+        gain = -(gradient * perturbation).flatten(1).sum(dim=1)
+        points.append((images + perturbation).clamp(0, 1))
+        # A boundary that is flat or outside the box is the last choice.
+        distances.append(torch.where(gain < 0.99 * amount, torch.inf, length(perturbation, search.norm)))
+    order = torch.stack(distances, dim=1).argsort(dim=1, stable=True)[:, :count]
+    everyone = torch.arange(len(rows), device=rows.device)
+    return Nearest(classes.gather(1, order), torch.stack(points)[order.T, everyone])
 
 
 def usable(gradients: Tensor, points: Tensor) -> Tensor:
-    """The gradients without what would leave the box, or is NaN or infinite: one NaN stays in the point for good."""
-    return descending_within_box(torch.where(gradients.isfinite(), gradients, 0), points)
+    """The gradients without what is NaN or infinite, or would leave the box."""
+    return descending_within_box(_finite(gradients), points)
+
+
+def _finite(gradients: Tensor) -> Tensor:
+    # One NaN would stay in the point for good.
+    return torch.where(gradients.isfinite(), gradients, 0)

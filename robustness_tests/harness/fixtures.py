@@ -19,7 +19,7 @@ from robustness_tests.harness.values import plain
 
 if TYPE_CHECKING:
     # Importing torch takes seconds; the controller of a distributed run never needs it.
-    from robustness_tests.harness.measurements import DistanceOfImage, Measurements, ScoreOfImage, Subject
+    from robustness_tests.harness.measurements import BlackBox, DistanceOfImage, Measurements, ScoreOfImage, Subject
 
 
 class AdversarialDistance(Protocol):
@@ -97,6 +97,14 @@ def adversarial_distance(measurements: Measurements) -> AdversarialDistance:
 def clever(measurements: Measurements) -> Clever:
     """Measure the CLEVER score: `clever(model, image, norm=...)`."""
     return lambda model, image, *, norm: measurements.score(model.name, image, norm)
+
+
+@pytest.fixture(scope="session")
+def black_box(measurements: Measurements) -> BlackBox:
+    """Attack an image without gradients: `black_box(model, image, norm=..., epsilon=...)`."""
+    from robustness_tests.harness.measurements import BlackBox  # noqa: PLC0415  # torch, see above
+
+    return BlackBox(measurements)
 
 
 @pytest.fixture

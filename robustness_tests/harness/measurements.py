@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 import metrics
 from metrics import AdversarialDistances, Attack, CleverScores, Status
+from metrics.norms import length
+from robustness_tests.harness.black_box import QUERIES, BlackBoxAttack, square
 from robustness_tests.harness.reproducible import device_kind, reproducible, resolve_device
 from robustness_tests.harness.run import Run
 from robustness_tests.harness.store import Key, Store
@@ -22,7 +24,11 @@ from robustness_tests.subjects.models import load_model, model_digest
 SAMPLES_AT_ONCE = 5
 """CLEVER has many samples of an image, an attack one point: so many more rows make up a pass of the same size."""
 
-CLEVER_BUDGETS = {"quick": {"blocks": 20, "block_size": 12}, "default": {"blocks": 40, "block_size": 24}}
+CLEVER_BUDGETS = {
+    "quick": {"blocks": 20, "block_size": 12},
+    "default": {"blocks": 40, "block_size": 24},
+    "thorough": {"blocks": 80, "block_size": 48},
+}
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,7 @@ class DistanceOfImage:
     distance: float
     status: Status
     attack: Attack
+    bracket: float
     adversarial: Tensor = field(repr=False)
     forward: int
     backward: int
@@ -155,6 +162,7 @@ class Measurements:
             distance=float(row["distance"]),
             status=Status(int(row["status"])),
             attack=Attack(int(row["attack"])),
+            bracket=float(row["bracket"]),
             adversarial=row["adversarial"],
             forward=int(row["forward"]),
             backward=int(row["backward"]),
@@ -238,7 +246,39 @@ class Measurements:
         seeds = [seed_of(self.run.seed, metric, model.name, index) for index in indices]
         with reproducible():
             result = measure(model.network, images, labels, norm=norm, seed=seeds, **parameters)
-        return {field.name: getattr(result, field.name) for field in fields(result)}
+        columns = {field.name: getattr(result, field.name) for field in fields(result)}
+        return {name: column for name, column in columns.items() if column is not None}
+
+
+class BlackBox:
+    """An attack without gradients on the images of a run, a few queries each; its results are not stored.
+
+    Attributes:
+        images: how many images it is meant for.
+    """
+
+    images = 8
+
+    def __init__(self, measurements: Measurements) -> None:
+        self.measurements = measurements
+
+    def __call__(self, model: Subject, image: int, *, norm: str, epsilon: float) -> BlackBoxAttack:
+        """Whether Square changes the label of the image with this dataset index within epsilon."""
+        run = self.measurements.run
+        return square(
+            model.network,
+            model.image(image)[None].to(model.device),
+            torch.tensor([model.label(image)], device=model.device),
+            norm=norm,  # type: ignore[arg-type]  # one of NORMS, checked by the options
+            epsilon=epsilon,
+            queries=QUERIES[run.effort],
+            seed=seed_of(run.seed, "square", model.name, image),
+        )
+
+    def furthest(self, norm: str) -> float:
+        """Half of the longest way through the box: further than that no perturbation is meant."""
+        pixels = self.measurements.subject(self.measurements.run.model).images.images[:1]
+        return 0.5 * float(length(torch.ones_like(pixels), norm))  # type: ignore[arg-type]  # as above
 
 
 @functools.cache

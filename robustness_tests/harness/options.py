@@ -17,6 +17,9 @@ from robustness_tests.subjects.catalog import DATASETS, MODELS, NORMS, DatasetCa
 
 Value = TypeVar("Value")
 
+EFFORTS = ("quick", "default", "thorough")
+"""Those of the metrics, which are not imported here: that would import torch."""
+
 
 @dataclass(frozen=True)
 class Option:
@@ -43,7 +46,8 @@ OPTIONS = [
     Option("against", "standard", "Model that it has to beat; the same as --model: no comparison", "NAME"),
     Option("dataset", "digits", f"Dataset: {', '.join(DATASETS)}", "NAME"),
     Option("images", "", "Number of test images, from the first on (default: 100, or 20 with --quick)", "N"),
-    Option("quick", "false", "Small budget for each image, few images: for a look, not for a release"),
+    Option("effort", "", f"Budget for each image: {', '.join(EFFORTS)} (default: default)", "EFFORT"),
+    Option("quick", "false", "The quick effort and few images: for a look, not for a release"),
     Option("norms", "linf,l2", f"Norms of the perturbations, separated by commas: {', '.join(NORMS)}", "NORMS"),
     Option(
         "batch-size",
@@ -88,6 +92,9 @@ def run_from(config: pytest.Config) -> Run:
     """
     given = {option.name: _given(config, option) for option in OPTIONS}
     quick = bool(given["quick"])
+    effort = _checked("effort", given["effort"], _effort) if given["effort"] else ("quick" if quick else "default")
+    if quick and effort != "quick":
+        raise pytest.UsageError(f"--effort: got {effort!r} together with --quick, expected one of the two")
     dataset = _checked("dataset", given["dataset"], _dataset)
     images = _checked("images", given["images"], lambda text: _images(text, dataset)) if given["images"] else None
     default_images = min(20 if quick else 100, dataset.test_images)
@@ -97,7 +104,7 @@ def run_from(config: pytest.Config) -> Run:
         against=_checked("against", given["against"], lambda name: _model(name, dataset)),
         dataset=dataset.name,
         images=default_images if images is None else images,
-        quick=quick,
+        effort=effort,
         norms=_checked("norms", given["norms"], _norms),
         batch_size=batch_size,
         device=_checked("device", given["device"], _device),
@@ -133,6 +140,12 @@ def _model(name: str, dataset: DatasetCard) -> str:
     if name not in known:
         raise ValueError(f"got {name!r}, {closest(name, known)}")
     MODELS[name].check_weights()
+    return name
+
+
+def _effort(name: str) -> str:
+    if name not in EFFORTS:
+        raise ValueError(f"got {name!r}, {closest(name, EFFORTS)}")
     return name
 
 
@@ -197,7 +210,7 @@ def _path(name: str, text: str, config: pytest.Config) -> Path:
 def describe(run: Run) -> Sequence[str]:
     """The run in lines for the header of the terminal."""
     comparison = "" if run.model == run.against else f" against {run.against}"
-    budget = "quick: not for a release" if run.quick else "default budget"
+    budget = "quick: not for a release" if run.quick else f"{run.effort} effort"
     return [
         f"robustness: {run.model}{comparison} on {run.dataset}, {run.images} images, {', '.join(run.norms)}, {budget}",
         (

@@ -22,7 +22,7 @@ class Run:
         against: name of the reference, the model that it has to beat; the same name means no comparison.
         dataset: name of the dataset.
         images: number of test images, the first ones of the dataset.
-        quick: a small budget for each image, for a look and not for a release.
+        effort: the budget for each image: "quick", for a look and not for a release, "default" or "thorough".
         norms: norms of the perturbations.
         batch_size: images measured together; None takes `BATCH_SIZES`.
         device: "auto", "cpu", "cuda" or "cuda:N".
@@ -37,7 +37,7 @@ class Run:
     against: str
     dataset: str
     images: int
-    quick: bool
+    effort: str
     norms: tuple[str, ...]
     batch_size: int | None
     device: str
@@ -53,9 +53,9 @@ class Run:
         return tuple(dict.fromkeys((self.model, self.against)))
 
     @property
-    def effort(self) -> str:
-        """The budget of the metrics."""
-        return "quick" if self.quick else "default"
+    def quick(self) -> bool:
+        """Whether the budget is one that no release should depend on."""
+        return self.effort == "quick"
 
     @property
     def measurements(self) -> Path:

@@ -16,6 +16,7 @@ SCALARS = {
     ("comparison", "largest_p_value"): "largest_p_value",
     ("clever_below_distance", "least_share"): "clever_below_distance",
     ("clever_radius", "factor"): "clever_radius_factor",
+    ("informative_gradients", "tolerance"): "gradient_tolerance",
 }
 """Place in the file, and attribute of `Thresholds`. All of them are in (0, 1]."""
 
@@ -30,6 +31,7 @@ class Thresholds:
         largest_p_value: `comparison.largest_p_value`.
         clever_below_distance: `clever_below_distance.least_share`.
         clever_radius_factor: `clever_radius.factor`.
+        gradient_tolerance: `informative_gradients.tolerance`.
         robust_accuracy: `robust_accuracy`: dataset, norm, epsilon as written, least share.
         files: the files that the values were read from, the last one wins.
     """
@@ -39,6 +41,7 @@ class Thresholds:
     largest_p_value: float
     clever_below_distance: float
     clever_radius_factor: float
+    gradient_tolerance: float
     robust_accuracy: Mapping[str, Mapping[str, Mapping[str, float]]]
     files: tuple[str, ...]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-NORMS = ("linf", "l2")
+NORMS = ("linf", "l2", "l1")
 """Norms of perturbations that a run can ask for: those of the metrics."""
 
 WEIGHTS = Path(__file__).with_name("weights")
@@ -90,7 +90,7 @@ DATASETS = {
             test_images=360,
             classes=10,
             channels=1,
-            clever_radius={"linf": 0.25, "l2": 1.25},
+            clever_radius={"linf": 0.25, "l2": 1.25, "l1": 3.0},
         )
     ]
 }
