@@ -22,6 +22,8 @@ BAD = {
     "images in words": (["--images", "ten"], "--images: got 'ten'"),
     "unknown norm": (["--norms", "l7"], "--norms: got 'l7', expected one of 'linf', 'l2'"),
     "no norm": (["--norms", ""], "--norms: got ''"),
+    "unknown effort": (["--effort", "through"], "--effort: got 'through', expected one of 'quick'*mean 'thorough'?"),
+    "two efforts": (["--effort", "thorough", "--quick"], "--effort: got 'thorough' together with --quick"),
     "no batch": (["--batch-size", "0"], "--batch-size: got '0', expected a whole number, 1 or more"),
     "unknown device": (["--device", "tpu"], "--device: got 'tpu', expected auto, cpu, cuda or cuda:N"),
     "absent GPU": (["--device", "cuda:99"], "--device: got 'cuda:99', but"),
@@ -103,7 +105,7 @@ def test_every_option_has_a_twin_and_the_command_line_wins(gate):
     assert gate("-n0", "--images", "7", "test_twins.py").ret == 0
 
 
-TWINS = ["standard", "robust", "digits", "9", "true", "l2", "3", "cpu", "5", "mine.toml", "elsewhere", "true"]
+TWINS = ["standard", "robust", "digits", "9", "quick", "true", "l2", "3", "cpu", "5", "mine.toml", "elsewhere", "true"]
 
 
 def test_norms_known_without_torch_are_those_of_the_metrics():

@@ -15,8 +15,6 @@ Norm = Literal["linf", "l2", "l1"]
 DUAL: dict[str, Norm] = {"linf": "l1", "l2": "l2", "l1": "linf"}
 """The norm of the gradient that belongs to a norm of the perturbation: |g . d| <= dual(g) * norm(d)."""
 
-ORDER: dict[str, float] = {"linf": math.inf, "l2": 2, "l1": 1}
-
 
 def per_row(values: Tensor, like: Tensor) -> Tensor:
     """`values` of shape (N,), shaped to be broadcast over the N vectors of `like`."""
@@ -31,8 +29,12 @@ def length(vectors: Tensor, norm: Norm) -> Tensor:
         tensor([5.])
     """
     flat = vectors.flatten(1)
+    if norm == "linf":
+        return flat.abs().amax(dim=1)  # several times as fast as vector_norm on a CPU
+    if norm == "l1":
+        return torch.linalg.vector_norm(flat, ord=1, dim=1)
     if norm != "l2":
-        return torch.linalg.vector_norm(flat, ord=ORDER[norm], dim=1)
+        raise ValueError(f"got norm={norm!r}, expected one of {', '.join(map(repr, DUAL))}")
     # Squares of gradients below 1e-19 would vanish in float32: networks that hide their gradients have such.
     largest = flat.abs().amax(dim=1).clamp_min(torch.finfo(flat.dtype).tiny)
     return largest * torch.linalg.vector_norm(flat / largest[:, None], dim=1)

@@ -91,6 +91,7 @@ def boundary_descent(
     best = torch.full_like(search.distance[rows], torch.inf) if within is None else within.clone()
     reached = Reached(torch.full_like(best, torch.inf), points.clone())
     momentum = torch.zeros_like(points)
+    furthest = length(torch.ones_like(points[:1]), search.norm)
     active = torch.arange(len(rows), device=rows.device)
     for step in range(steps):
         aiming = aims[active] if aims is not None and step < aimed_steps else None
@@ -107,8 +108,7 @@ def boundary_descent(
         if not len(active):
             return reached
         size, growth = pace.at(step / max(steps - 1, 1))
-        furthest = length(torch.ones_like(clean[active]), search.norm)
-        radius = _radius(margins, slopes, lengths, best[active], growth).clamp_max(furthest)
+        radius = _radius(margins, slopes, lengths, best[active], growth).minimum(furthest)
         momentum[active] = MOMENTUM * momentum[active] + gradients / per_row(_positive(slopes), gradients)
         moved = points[active] - size * _step(momentum[active], search.norm, radius)
         points[active] = (clean[active] + _onto_ball(moved - clean[active], search.norm, radius)).clamp(0, 1)
