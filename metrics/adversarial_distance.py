@@ -293,7 +293,13 @@ def _descend(search: Search, rows: Tensor, effort: Effort, generators: Sequence[
     for _ in range(effort.restarts):
         start, within = noisy_starts(search, rows, generators), 1.3 * search.distance[rows]
         reached = boundary_descent(
-            search, rows, steps=effort.explore, pace=EXPLORE, start=start, within=within, attack=Attack.RESTART
+            search,
+            rows,
+            steps=effort.explore,
+            pace=EXPLORE[search.norm],
+            start=start,
+            within=within,
+            attack=Attack.RESTART,
         )
         shortlist.offer(rows, reached.distance, reached.points)
     for points, distance in zip(shortlist.points, shortlist.distance, strict=True):
@@ -308,13 +314,15 @@ def _descend(search: Search, rows: Tensor, effort: Effort, generators: Sequence[
 def _explore_from_clean(search: Search, rows: Tensor, effort: Effort, shortlist: Shortlist) -> None:
     if search.targets is not None:
         # The target says where to go, so one descent has the steps of all.
-        reached = boundary_descent(search, rows, steps=effort.aims * effort.explore, pace=EXPLORE)
+        reached = boundary_descent(search, rows, steps=effort.aims * effort.explore, pace=EXPLORE[search.norm])
         shortlist.offer(rows, reached.distance, reached.points)
         return
     nearest = nearest_classes(search, rows, effort.classes, effort.aims)
     for start, aims in zip(nearest.points, nearest.classes.T, strict=True):
         # From the clean image to the linearised boundary: the first step of DeepFool (Moosavi-Dezfooli et al. 2016).
-        reached = boundary_descent(search, rows, steps=effort.explore - 1, pace=EXPLORE, start=start, aims=aims)
+        reached = boundary_descent(
+            search, rows, steps=effort.explore - 1, pace=EXPLORE[search.norm], start=start, aims=aims
+        )
         shortlist.offer(rows, reached.distance, reached.points)
 
 
@@ -327,7 +335,9 @@ def _explore_blindly(search: Search, rows: Tensor, effort: Effort, generators: S
         if not len(rows):
             return
         start = random_starts(search, rows, generators)
-        boundary_descent(search, rows, steps=effort.explore, pace=EXPLORE, start=start, attack=Attack.RESTART)
+        boundary_descent(
+            search, rows, steps=effort.explore, pace=EXPLORE[search.norm], start=start, attack=Attack.RESTART
+        )
 
 
 PUSHES = (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
