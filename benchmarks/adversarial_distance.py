@@ -1,11 +1,13 @@
 """Adversarial distances side by side with other libraries: `python benchmarks/adversarial_distance.py --help`.
 
 For every image, the smallest verified distance that any attack of the peers found within 1,000 forward and 1,000
-backward passes is "best of peers". Passes are exact. Needs the peers (see `peers.py`) and, but for digits, the team's
-shared folder beside the checkout.
+backward passes is "best of peers". adv-lib is not one of these: where it is installed (`pip install --no-deps
+adv-lib`), there is a row against all of them. Passes are exact. Needs the peers (see `peers.py`) and, but for digits,
+the team's shared folder beside the checkout.
 """
 
 import argparse
+import importlib.util
 import time
 from pathlib import Path
 
@@ -46,6 +48,7 @@ def main():
             peers = {
                 peer: peer_distances(options, name, norm, peer, attack, network, images, labels)
                 for peer, attack in PEERS[norm].items()
+                if not peer.startswith("adv-lib") or importlib.util.find_spec("adv_lib")
             }
             named = [found["distance"] for peer, found in peers.items() if not peer.startswith("adv-lib")]
             best = torch.stack(named).amin(dim=0)

@@ -1,5 +1,6 @@
 """Fixtures of the meta_tests: real images and networks where they are, and a gate to run."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -9,13 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
-from torch import nn
 
 from robustness_tests.subjects.catalog import MODELS
 from robustness_tests.subjects.datasets import Images, load_dataset
 from robustness_tests.subjects.models import load_model
-from robustness_tests.subjects.wide_resnet import WideResNet
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
@@ -55,40 +53,23 @@ def robust(digits):
     return load_model(MODELS["robust"], digits, torch.device("cpu"))
 
 
-class Normalised(nn.Module):
-    """A network behind `(images - mean) / std`."""
-
-    def __init__(self, network, mean, std):
-        super().__init__()
-        self.network = network
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
-
-    def forward(self, images):
-        return self.network((images - self.mean) / self.std)
+def study_models():
+    """The models file of the CIFAR-10 study."""
+    specification = importlib.util.spec_from_file_location(
+        "cifar10_study_models", ROOT / "examples/cifar10_study/models.py"
+    )
+    models = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(models)
+    return models
 
 
 @pytest.fixture(scope="session")
 def cifar10_cnn():
     """The small CNN of the shared folder: `cifar10_cnn("standard")` or `("adv")`."""
-    normalisation = {
-        "standard": ([0.485, 0.456, 0.406], [0.225, 0.225, 0.225]),
-        "adv": ([0.4914, 0.4822, 0.4465], [0.2471, 0.2435, 0.2616]),
-    }
 
     def load(training):
-        layers = nn.Sequential(
-            nn.Conv2d(3, 16, 4, 2, 1),
-            nn.ReLU(),
-            nn.Conv2d(16, 32, 4, 2, 1),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Linear(2048, 100),
-            nn.ReLU(),
-            nn.Linear(100, 10),
-        )
-        layers.load_state_dict(load_file(shared_file(f"cifar10/cnn_a_{training}.safetensors")))
-        return Normalised(layers, *normalisation[training]).eval()
+        shared_file(f"cifar10/cnn_a_{training}.safetensors")
+        return getattr(study_models(), f"cnn_a_{training}")()
 
     return load
 
@@ -98,11 +79,17 @@ def cifar10_wide_resnet():
     """The WideResNet-16-1 of the shared folder: `("standard")` or `("corruption")`."""
 
     def load(training):
-        network = WideResNet(depth=16, width=1, classes=10, mean=[0.5] * 3, std=[0.25] * 3)
-        network.load_state_dict(load_file(shared_file(f"cifar10/wrn16_1_{training}.safetensors")), strict=True)
-        return network.eval()
+        shared_file(f"cifar10/wrn16_1_{training}.safetensors")
+        return getattr(study_models(), f"wrn16_1_{training}")()
 
     return load
+
+
+@pytest.fixture(scope="session")
+def cifar10_resnet():
+    """The ResNet-20 of the shared folder."""
+    shared_file("cifar10/resnet20.safetensors")
+    return study_models().resnet20()
 
 
 @pytest.fixture

@@ -150,3 +150,20 @@ def test_every_norm_is_drawn_for_some_images():
     corrupted = corrupt(images, {"linf": 0.3, "l0": 0.4}, torch.Generator().manual_seed(0))
     dense = ((corrupted != images).flatten(1).float().mean(dim=1) > 0.9).float().mean()
     assert 0.35 < float(dense) < 0.65
+
+
+def test_networks_of_the_study_are_those_of_the_shared_folder(
+    cifar10, cifar10_resnet, cifar10_cnn, cifar10_wide_resnet
+):
+    """Their accuracy on the 1,000 images is the one that the shared folder states: the architectures are right."""
+    stated = [
+        (cifar10_resnet, 0.915),
+        (cifar10_cnn("standard"), 0.744),
+        (cifar10_cnn("adv"), 0.664),
+        (cifar10_wide_resnet("standard"), 0.863),
+        (cifar10_wide_resnet("corruption"), 0.839),
+    ]
+    for network, accuracy in stated:
+        with torch.no_grad():
+            right = (network(cifar10.images).argmax(dim=1) == cifar10.labels).float().mean()
+        assert float(right) == pytest.approx(accuracy, abs=0.0011)
