@@ -30,7 +30,7 @@ class Recorder(nn.Module):
     def __init__(self, network, images, labels, norm, budget):
         super().__init__()
         self.network, self.images, self.labels, self.norm, self.budget = network, images, labels, norm, budget
-        self.slack = rounding_slack(network(images), labels)
+        self.slack = rounding_slack(network(images), labels, torch.finfo(images.dtype).eps)
         self.forward_passes = torch.zeros(len(images), dtype=torch.long)
         self.backward_passes = torch.zeros(len(images), dtype=torch.long)
         self.distance = torch.full((len(images),), torch.inf)

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from meta_tests.test_adversarial_distance import closed_form, images_near_the_middle, linear_model
-from metrics import Status, adversarial_distance, clever
-from metrics.attacks import Attack, Search, line_search
+from metrics import Status, adversarial_distance, class_distances, clever
+from metrics.attacks import Attack, Search, Shortlist, line_search
 from metrics.extreme_value import end_point
 from metrics.passes import Passes
 
@@ -187,3 +187,76 @@ def test_maxima_of_two_values_end_at_the_larger(share, upper):
     assert float(found.estimate.median()) == upper
     assert float(found.degenerate.float().mean()) > 0.95
     assert float(((found.lower <= upper) & (upper <= found.upper)).float().mean()) > 0.95
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_logits_are_as_exact_as_the_model_returns_them(norm):
+    """Images in double precision, and a model that works in single: the last bits depend on the batch."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(784, 10)).eval().requires_grad_(False)
+
+    def model(images):
+        return network(images.float())
+
+    images = torch.rand(20, 1, 28, 28, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    labels = model(images).argmax(dim=1)
+    found = attack_in(norm, model, images, labels)
+    alone = torch.cat([model(image[None]) for image in found.adversarial]).argmax(dim=1)
+    assert (found.status == Status.ATTACKED).all()
+    assert (alone != labels).all()
+
+
+def attack_in(norm, model, images, labels, **other):
+    return adversarial_distance(model, images, labels, norm=norm, **other)
+
+
+def test_a_runner_up_that_is_masked_near_the_image_hides_nothing():
+    """The slack for rounding is that of the point, not that of a logit of -1e9 somewhere else."""
+
+    def model(images):
+        bright = images.flatten(1).mean(dim=1)
+        logits = torch.stack([torch.ones_like(bright), 3 * bright], dim=1)
+        return torch.where((bright < 0.2)[:, None] & torch.tensor([[False, True]]), torch.tensor(-1e9), logits)
+
+    found = attack(model, torch.full((1, 1, 2, 2), 0.15), torch.tensor([0]), effort="thorough")
+    assert float(found.distance) == pytest.approx(1 / 3 - 0.15, rel=1e-2)
+
+
+def test_a_tie_of_clean_logits_is_no_verdict():
+    def dead(images):
+        return torch.relu(images.flatten(1) * 4 - 1)
+
+    found = attack(dead, torch.full((1, 1, 1, 3), 0.1), torch.tensor([0]), targets=torch.tensor([1]))
+    assert found.status.tolist() == [Status.ATTACKED]
+    assert float(found.distance) >= 0.15
+
+
+def test_empty_batches_are_not_sent_to_the_model():
+    seen = []
+
+    def model(images):
+        seen.append(len(images))
+        return LINEAR((images * 4).round() / 4)
+
+    labels = model(IMAGES).argmax(dim=1)
+    for effort in ("quick", "default"):
+        attack(model, labels=labels, effort=effort)
+    assert min(seen) >= 1
+
+
+def test_many_classes_take_no_more_memory(monkeypatch):
+    """Of the boundaries of all classes only the nearest few are kept at once."""
+    kept = []
+    original = Shortlist.offer
+    monkeypatch.setattr(Shortlist, "offer", lambda self, *a: (kept.append(len(self.points)), original(self, *a))[1])
+    weights = torch.randn(200, 48, generator=torch.Generator().manual_seed(0))
+    class_distances(lambda images: images.flatten(1) @ weights.T, IMAGES, torch.zeros(6).long(), norm="l2", count=2)
+    assert len(kept) >= 199
+    assert max(kept) == 2
+
+
+@pytest.mark.parametrize("other", [{"effort": "bogus"}, {"seed": -1}, {"count": 0}])
+def test_class_distances_checks_before_it_computes(other):
+    calls = []
+    with pytest.raises(ValueError, match="got "):
+        class_distances(lambda images: calls.append(1) or LINEAR(images), IMAGES, LABELS, norm="l2", **other)
+    assert not calls

@@ -127,3 +127,13 @@ def test_unknown_norm_is_refused():
         uniform_in_ball(1, (2,), "l7", torch.Generator())
     with pytest.raises(ValueError, match="got norm='l7'"):
         length(torch.zeros(1, 2), "l7")
+
+
+@pytest.mark.parametrize("scale", [1e-38, 1e-25, 1.0, 1e20, 1e30])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_nearest_point_does_not_depend_on_the_scale_of_the_slopes(norm, scale):
+    generator = torch.Generator().manual_seed(0)
+    points, gradients = torch.rand(5, 20, generator=generator), torch.randn(5, 20, generator=generator)
+    expected = nearest_beyond(points, gradients, torch.full((5,), 0.7), norm)
+    scaled = nearest_beyond(points, scale * gradients, torch.full((5,), scale * 0.7), norm)
+    torch.testing.assert_close(scaled, expected, rtol=1e-4, atol=1e-5)

@@ -130,9 +130,18 @@ def test_path_has_every_query(robust, digits, method):
         mine = path.image == image
         nearest = path.distance[mine & (path.margin < 0)].amin()
         assert float(nearest) == pytest.approx(float(found.distance[image]), rel=1e-6)
-        # Two calls check the model, one takes the gradients of the classes, one verifies; PGD's gradients are apart.
-        if method == "boundary-descent":
-            assert int(found.forward[image]) - int(mine.sum()) == 4
+        # Two calls check the model, two verify, and one takes the gradients of the classes.
+        apart = {"boundary-descent": 5, "iterated-pgd": 4}[method]
+        assert int(found.forward[image]) - int(mine.sum()) == apart
+
+
+def test_path_of_images_that_are_not_attacked_is_empty(robust, digits):
+    labels = (robust(digits.images[:4]).argmax(dim=1) + 1) % 10
+    for batch_size in (1, 4):
+        found = adversarial_distance(
+            robust, digits.images[:4], labels, norm="l2", record_path=True, batch_size=batch_size
+        )
+        assert len(found.path.image) == len(found.path.margin) == 0
 
 
 def test_bracket_is_what_is_left_of_the_line(robust, digits):

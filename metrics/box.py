@@ -42,6 +42,9 @@ def nearest_beyond(points: Tensor, gradients: Tensor, amount: Tensor, norm: Norm
         tensor([[-0.4000, -0.1000]])
     """
     slopes = gradients.abs().flatten(1)
+    # Squares of slopes overflow above 1e19 in float32, and vanish below 1e-19.
+    steepest = slopes.amax(dim=1).clamp_min(torch.finfo(slopes.dtype).tiny)
+    slopes, amount = slopes / steepest[:, None], amount / steepest
     room = torch.where(gradients > 0, points, 1 - points).flatten(1)
     if norm == "l1":
         slopes, order = slopes.sort(dim=1, descending=True, stable=True)

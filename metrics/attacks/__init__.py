@@ -11,8 +11,9 @@ from metrics.attacks.iterated_pgd import iterated_pgd
 from metrics.attacks.line_search import line_search
 from metrics.attacks.linearised import linearised
 from metrics.attacks.random_noise import random_noise
-from metrics.attacks.restarts import Shortlist, noisy_starts, random_starts
+from metrics.attacks.restarts import noisy_starts, random_starts
 from metrics.attacks.search import Attack, Search, SearchPath, nearest_classes
+from metrics.attacks.shortlist import Shortlist
 
 __all__ = [
     "EXPLORE",

@@ -98,7 +98,7 @@ def boundary_descent(
     momentum = torch.zeros_like(points)
     furthest = length(torch.ones_like(points[:1]), search.norm)
     active = torch.arange(len(rows), device=rows.device)
-    for step in range(steps):
+    for step in range(steps if len(rows) else 0):
         aiming = aims[active] if aims is not None and step < aimed_steps else None
         here = points[active]
         margins, gradients = search.query_gradient(here, rows[active], attack, aiming)
@@ -117,6 +117,8 @@ def boundary_descent(
         momentum[active] = MOMENTUM * momentum[active] + gradients / per_row(_positive(slopes), gradients)
         moved = points[active] - size * _step(momentum[active], search.norm, radius)
         points[active] = (clean[active] + _onto_ball(moved - clean[active], search.norm, radius)).clamp(0, 1)
+    if not len(rows):
+        return reached
     here = points[active]
     margins = search.query(here, rows[active], attack)
     _keep_nearest(reached, best, active, margins, length(here - clean[active], search.norm), here)

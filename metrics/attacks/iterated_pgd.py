@@ -1,10 +1,12 @@
 """The attack of the study that this project starts from: small gradient steps until the label flips."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from metrics.attacks.search import Attack, Search, usable
+from metrics.attacks.search import Attack, Search
 from metrics.norms import Norm, length, per_row, steepest
 
 STEP_SIZE: dict[str, float] = {"linf": 0.0004, "l2": 0.005, "l1": 0.2}
@@ -20,7 +22,8 @@ def iterated_pgd(search: Search, rows: Tensor, *, steps: int, bisections: int) -
     L1 steps are dense, along the gradient over its L1 norm, as in the version of ART that the follow-up used; DESIGN
     section 6, point 13 says why a better attack does not do that.
 
-    One forward and one backward pass per image and step; an image whose label has flipped leaves the batch.
+    One forward and one backward pass per image and step, and one of each at the end; an image whose label has flipped
+    leaves the batch.
 
     Args:
         search: the images, and the record of the best points.
@@ -35,29 +38,33 @@ def iterated_pgd(search: Search, rows: Tensor, *, steps: int, bisections: int) -
     before = points.clone()
     flipped = torch.zeros_like(rows, dtype=torch.bool)
     active = torch.arange(len(rows), device=rows.device)
-    for _ in range(steps):
+    for _ in range(steps + 1 if len(rows) else 0):
+        here = points[active]
+        loss = _loss(search, rows[active])
+        margins, gradients = search.query_gradient(here, rows[active], Attack.ITERATED_PGD, loss=loss)
+        flipped[active] = margins <= 0
+        going_on = margins > 0
+        active, here, gradients = active[going_on], here[going_on], gradients[going_on]
         if not len(active):
             break
-        labels = search.labels[rows[active]]
-        targets = None if search.targets is None else search.targets[rows[active]]
-
-        def loss(logits: Tensor, labels: Tensor = labels, targets: Tensor | None = targets) -> Tensor:
-            if targets is None:
-                return -functional.cross_entropy(logits, labels, reduction="none")
-            return functional.cross_entropy(logits, targets, reduction="none")
-
-        _, gradients = search.passes.logits_and_gradient(points[active], rows[active], loss)
-        direction = _direction(usable(gradients, points[active]), search.norm)
-        before[active] = points[active]
-        points[active] = (points[active] - STEP_SIZE[search.norm] * direction).clamp(0, 1)
-        flipped[active] = search.query(points[active], rows[active], Attack.ITERATED_PGD) <= 0
-        active = active[~flipped[active]]
-    inner, outer = before, points
-    for _ in range(bisections if flipped.any() else 0):
+        before[active] = here
+        points[active] = (here - STEP_SIZE[search.norm] * _direction(gradients, search.norm)).clamp(0, 1)
+    inner, outer, of = before[flipped], points[flipped], rows[flipped]
+    for _ in range(bisections if len(of) else 0):
         middle = 0.5 * (inner + outer)
-        fooled = per_row(search.query(middle, rows, Attack.ITERATED_PGD) <= 0, middle)
+        fooled = per_row(search.query(middle, of, Attack.ITERATED_PGD) <= 0, middle)
         inner, outer = torch.where(fooled, inner, middle), torch.where(fooled, middle, outer)
-    return length(outer - inner, search.norm)
+    left = torch.zeros_like(search.distance[rows])
+    left[flipped] = length(outer - inner, search.norm)
+    return left
+
+
+def _loss(search: Search, rows: Tensor) -> Callable[[Tensor], Tensor]:
+    """What a step lowers: minus the cross-entropy of the label, or the cross-entropy of the target."""
+    if search.targets is None:
+        return lambda logits: -functional.cross_entropy(logits, search.labels[rows], reduction="none")
+    targets = search.targets[rows]
+    return lambda logits: functional.cross_entropy(logits, targets, reduction="none")
 
 
 def _direction(gradients: Tensor, norm: Norm) -> Tensor:

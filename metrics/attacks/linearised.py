@@ -19,7 +19,7 @@ def linearised(search: Search, rows: Tensor, *, steps: int) -> None:
         steps: number of steps, each from the best point so far.
     """
     clean = search.images[rows]
-    for _ in range(steps):
+    for _ in range(steps if len(rows) else 0):
         points = search.adversarial[rows]
         # Uncut: what the best point has already used up of the box counts from the clean image on.
         margins, gradients = search.query_gradient(points, rows, Attack.LINEARISED, cut=False)

@@ -36,21 +36,3 @@ def random_starts(search: Search, rows: Tensor, generators: Sequence[torch.Gener
     shape = search.images.shape[1:]
     like: dict[str, Any] = {"device": search.images.device, "dtype": search.images.dtype}
     return torch.stack([torch.rand(shape, generator=generators[row], **like) for row in rows.tolist()])
-
-
-class Shortlist:
-    """For each of N images the nearest few points that descents have reached, one from each descent."""
-
-    def __init__(self, count: int, images: Tensor) -> None:
-        self.distance = torch.full((count, len(images)), torch.inf, dtype=images.dtype, device=images.device)
-        self.points = images.expand(count, *images.shape).clone()
-
-    def offer(self, rows: Tensor, distance: Tensor, points: Tensor) -> None:
-        """Put in what a descent has reached for the images `rows`: it pushes those that are further down the list."""
-        for place in range(len(self.distance)):
-            nearer = distance < self.distance[place, rows]
-            kept_distance, kept_points = self.distance[place, rows], self.points[place, rows]
-            self.distance[place, rows] = torch.where(nearer, distance, kept_distance)
-            self.points[place, rows] = torch.where(per_row(nearer, points), points, kept_points)
-            distance = torch.where(nearer, kept_distance, distance)
-            points = torch.where(per_row(nearer, points), kept_points, points)

@@ -1,11 +1,13 @@
 """The state that all attacks on a batch share: best adversarial point of each image, and the passes spent."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 
 import torch
 from torch import Tensor
 
+from metrics.attacks.shortlist import Shortlist
 from metrics.box import descending_within_box, nearest_beyond
 from metrics.norms import Norm, length
 from metrics.passes import Passes, margin, rounding_slack
@@ -26,14 +28,16 @@ class Attack(IntEnum):
 
 @dataclass(frozen=True)
 class SearchPath:
-    """Every query of a search, in order; all tensors have the shape (Q,).
+    """Every query of the attacks, in order; all tensors have the shape (Q,).
+
+    The checks of the model, the gradients that choose the classes, and the verification at the end are not among them.
 
     Attributes:
         image: number of the image in the batch of the caller.
         attack: the `Attack` that asked.
         distance: norm of the perturbation that was tried.
         margin: logit of the label minus the largest other one there (targeted: largest other one minus the target's);
-            adversarial where it is <= 0.
+            adversarial where it is below 0 by more than rounding explains.
     """
 
     image: Tensor
@@ -72,7 +76,6 @@ class Search:
         self.labels = labels
         self.targets = targets
         self.logits = logits
-        self.slack = rounding_slack(logits, labels)
         self.norm = norm
         self.adversarial = images.clone()
         self.distance = torch.full((len(images),), torch.inf, dtype=images.dtype, device=images.device)
@@ -84,40 +87,60 @@ class Search:
 
         It is shifted by the rounding slack, so that a point that counts as adversarial stays so in another batch.
         """
+        classes = self.labels[rows] if self.targets is None else self.targets[rows]
+        return self._plain_margin(logits, rows) + rounding_slack(logits.detach(), classes, self.passes.eps)
+
+    def _plain_margin(self, logits: Tensor, rows: Tensor) -> Tensor:
         if self.targets is None:
-            return margin(logits, self.labels[rows]) + self.slack[rows]
-        return self.slack[rows] - margin(logits, self.targets[rows])
+            return margin(logits, self.labels[rows])
+        return -margin(logits, self.targets[rows])
+
+    def is_adversarial(self, logits: Tensor, rows: Tensor) -> Tensor:
+        """Whether logits of the images `rows` are of a wrong class, or of the target, shape (R,)."""
+        return self._plain_margin(logits, rows) < 0
 
     def query(self, points: Tensor, rows: Tensor, attack: Attack) -> Tensor:
         """The margins of `points`, attempts at the images `rows`, shape (R,); adversarial where they are <= 0."""
         return self._record(points, rows, self.passes.logits(points, rows), attack)
 
     def query_gradient(
-        self, points: Tensor, rows: Tensor, attack: Attack, aims: Tensor | None = None, *, cut: bool = True
+        self,
+        points: Tensor,
+        rows: Tensor,
+        attack: Attack,
+        aims: Tensor | None = None,
+        *,
+        loss: Callable[[Tensor], Tensor] | None = None,
+        cut: bool = True,
     ) -> tuple[Tensor, Tensor]:
-        """The margins, and their gradients with respect to `points`.
+        """The margins, and their gradients with respect to `points`, or those of another loss.
 
         Args:
             points: shape (R, C, H, W), in [0, 1].
             rows: the images that they are attempts at, shape (R,).
             attack: who asks.
             aims: classes, shape (R,): the margins to these, which are not smaller than those to the nearest class.
+            loss: from logits to values that are to fall, shape (R,).
             cut: leave out of the gradients what would lead out of the box.
         """
 
-        def objective(logits: Tensor) -> Tensor:
-            if aims is None:
-                return self.margin(logits, rows)
-            return margin(logits, self.labels[rows], aims) + self.slack[rows]
+        def margin_to_aim(logits: Tensor) -> Tensor:
+            return self.margin(logits, rows) if aims is None else margin(logits, self.labels[rows], aims)
 
-        logits, gradients = self.passes.logits_and_gradient(points, rows, objective)
-        self._record(points, rows, logits, attack)
+        logits, gradients = self.passes.logits_and_gradient(points, rows, loss or margin_to_aim)
+        margins = self._record(points, rows, logits, attack)
+        if aims is not None:
+            # Not smaller than the margin that counts, slack and all, so that 0 means the same.
+            margins = torch.maximum(margins, margin_to_aim(logits))
         gradients = _finite(gradients)
-        return objective(logits), descending_within_box(gradients, points) if cut else gradients
+        return margins, descending_within_box(gradients, points) if cut else gradients
 
     def path(self) -> SearchPath | None:
         """All queries so far, if they were to be recorded."""
-        return None if self._path is None else concatenate(self._path)
+        if self._path is None:
+            return None
+        nothing, none = torch.empty_like(self.labels[:0]), torch.empty_like(self.distance[:0])
+        return concatenate([SearchPath(nothing, nothing, none, none), *self._path])
 
     def _record(self, points: Tensor, rows: Tensor, logits: Tensor, attack: Attack) -> Tensor:
         margins = self.margin(logits, rows)
@@ -128,7 +151,9 @@ class Search:
         self.adversarial[found] = points[better]
         self.attack[found] = attack
         if self._path is not None:
-            self._path.append(SearchPath(rows, torch.full_like(rows, attack), distances, margins - self.slack[rows]))
+            self._path.append(
+                SearchPath(rows, torch.full_like(rows, attack), distances, self._plain_margin(logits, rows))
+            )
         return margins
 
 
@@ -158,24 +183,20 @@ def nearest_classes(search: Search, rows: Tensor, among: int, count: int) -> Nea
     images, labels, logits = search.images[rows], search.labels[rows], search.logits[rows]
     others = logits.scatter(1, labels[:, None], -torch.inf)
     classes = others.topk(min(among, logits.shape[1] - 1), dim=1).indices
-    margins = logits.gather(1, labels[:, None]) - logits.gather(1, classes) + search.slack[rows, None]
-    points, distances = [], []
+    slack = rounding_slack(logits, labels, search.passes.eps)
+    margins = logits.gather(1, labels[:, None]) - logits.gather(1, classes) + slack[:, None]
+    shortlist = Shortlist(min(count, classes.shape[1]), images)
+    everyone = torch.arange(len(rows), device=rows.device)
     for column, gradient in enumerate(search.passes.target_gradients(images, labels, classes, rows)):
         gradient = _finite(gradient)  # noqa: PLW2901  # the same one, mended
         amount = (1 + BEYOND) * margins[:, column].clamp_min(0)
         perturbation = nearest_beyond(images, gradient, amount, search.norm)
         gain = -(gradient * perturbation).flatten(1).sum(dim=1)
-        points.append((images + perturbation).clamp(0, 1))
         # A boundary that is flat or outside the box is the last choice.
-        distances.append(torch.where(gain < 0.99 * amount, torch.inf, length(perturbation, search.norm)))
-    order = torch.stack(distances, dim=1).argsort(dim=1, stable=True)[:, :count]
-    everyone = torch.arange(len(rows), device=rows.device)
-    return Nearest(classes.gather(1, order), torch.stack(points)[order.T, everyone])
-
-
-def usable(gradients: Tensor, points: Tensor) -> Tensor:
-    """The gradients without what is NaN or infinite, or would leave the box."""
-    return descending_within_box(_finite(gradients), points)
+        last = torch.finfo(images.dtype).max
+        distance = torch.where(gain < 0.99 * amount, last, length(perturbation, search.norm))
+        shortlist.offer(everyone, distance, (images + perturbation).clamp(0, 1), classes[:, column])
+    return Nearest(shortlist.classes.T, shortlist.points)
 
 
 def _finite(gradients: Tensor) -> Tensor:

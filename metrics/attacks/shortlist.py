@@ -1,0 +1,37 @@
+"""The nearest few of many points, kept as they come."""
+
+import torch
+from torch import Tensor
+
+from metrics.norms import per_row
+
+
+class Shortlist:
+    """For each of N images the nearest few of the points that are offered, the nearest first.
+
+    Attributes:
+        distance: shape (count, N); infinite where fewer were offered.
+        points: shape (count, N, C, H, W).
+        classes: a class that belongs to each, shape (count, N); 0 where none was given.
+    """
+
+    def __init__(self, count: int, images: Tensor) -> None:
+        self.distance = torch.full((count, len(images)), torch.inf, dtype=images.dtype, device=images.device)
+        self.points = images.expand(count, *images.shape).clone()
+        self.classes = torch.zeros(count, len(images), dtype=torch.long, device=images.device)
+
+    def offer(self, rows: Tensor, distance: Tensor, points: Tensor, classes: Tensor | None = None) -> None:
+        """One more point for each of the images `rows`; it pushes those that are further down the list.
+
+        Of two at the same distance the one that came first stays first.
+        """
+        classes = torch.zeros_like(rows) if classes is None else classes
+        for place in range(len(self.distance)):
+            nearer = distance < self.distance[place, rows]
+            kept = self.distance[place, rows], self.points[place, rows], self.classes[place, rows]
+            self.distance[place, rows] = torch.where(nearer, distance, kept[0])
+            self.points[place, rows] = torch.where(per_row(nearer, points), points, kept[1])
+            self.classes[place, rows] = torch.where(nearer, classes, kept[2])
+            distance = torch.where(nearer, kept[0], distance)
+            points = torch.where(per_row(nearer, points), kept[1], points)
+            classes = torch.where(nearer, kept[2], classes)
