@@ -7,7 +7,8 @@ from torch import nn
 
 from meta_tests.test_adversarial_distance import closed_form, images_near_the_middle, linear_model
 from metrics import Status, adversarial_distance, class_distances, clever
-from metrics.attacks import Attack, Search, Shortlist, line_search
+from metrics.attacks import Attack, Search, line_search
+from metrics.attacks.shortlist import Shortlist
 from metrics.extreme_value import end_point
 from metrics.passes import Passes
 

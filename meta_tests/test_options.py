@@ -4,7 +4,7 @@ import importlib
 
 import pytest
 
-from robustness_tests.harness.options import OPTIONS
+from robustness_tests.harness.options import EFFORTS, OPTIONS
 from robustness_tests.harness.thresholds import load_thresholds
 from robustness_tests.subjects.catalog import NORMS
 
@@ -108,7 +108,8 @@ def test_every_option_has_a_twin_and_the_command_line_wins(gate):
 TWINS = ["standard", "robust", "digits", "9", "quick", "true", "l2", "3", "cpu", "5", "mine.toml", "elsewhere", "true"]
 
 
-def test_norms_known_without_torch_are_those_of_the_metrics():
+def test_names_known_without_torch_are_those_of_the_metrics():
+    assert tuple(importlib.import_module("metrics.attacks").EFFORTS) == EFFORTS
     for name in ("adversarial_distance", "clever"):
         assert importlib.import_module(f"metrics.{name}").NORMS == NORMS
 

@@ -6,22 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from metrics.attacks import (
-    EXPLORE,
-    REFINE,
-    Attack,
-    Search,
-    SearchPath,
-    Shortlist,
-    boundary_descent,
-    iterated_pgd,
-    line_search,
-    linearised,
-    nearest_classes,
-    noisy_starts,
-    random_noise,
-    random_starts,
-)
+from metrics.attacks import EFFORTS, Attack, Effort, Search, SearchPath, descend, iterated_pgd, line_search
 from metrics.batches import halving_batches
 from metrics.checks import check_choice, check_count
 from metrics.generators import generators_of
@@ -41,85 +26,6 @@ from metrics.status import Status
 
 NORMS: tuple[Norm, ...] = ("linf", "l2", "l1")
 METHODS = ("boundary-descent", "iterated-pgd")
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How much is spent on an image.
-
-    Attributes:
-        classes: classes whose gradients are taken at the clean image, those with the largest logits.
-        aims: of these, the classes that a first descent goes for: those with the nearest linearised boundaries.
-        restarts: descents from the best point with noise.
-        explore: steps of each of all these descents.
-        refined: how many of the points that they reach are refined.
-        refine: steps for each of these.
-        polish: steps from the best point of all.
-        random_noise: strengths of noise, where nothing else has found anything.
-        random_starts: descents from random points of the box, where noise has found nothing either.
-        linearised: steps to the linearised boundary.
-        line_search: steps of the way back to the boundary.
-        iterated_pgd: steps of the study's method, at most.
-    """
-
-    classes: int
-    aims: int
-    restarts: int
-    explore: int
-    refined: int
-    refine: int
-    polish: int
-    random_noise: int
-    random_starts: int
-    linearised: int
-    line_search: int
-    iterated_pgd: int
-
-
-EFFORTS: dict[str, Effort] = {
-    "quick": Effort(
-        classes=4,
-        aims=2,
-        restarts=0,
-        explore=10,
-        refined=1,
-        refine=8,
-        polish=0,
-        random_noise=10,
-        random_starts=2,
-        linearised=1,
-        line_search=3,
-        iterated_pgd=80,
-    ),
-    "default": Effort(
-        classes=9,
-        aims=3,
-        restarts=8,
-        explore=11,
-        refined=2,
-        refine=24,
-        polish=6,
-        random_noise=20,
-        random_starts=5,
-        linearised=1,
-        line_search=4,
-        iterated_pgd=400,
-    ),
-    "thorough": Effort(
-        classes=9,
-        aims=9,
-        restarts=55,
-        explore=12,
-        refined=4,
-        refine=30,
-        polish=20,
-        random_noise=50,
-        random_starts=20,
-        linearised=3,
-        line_search=8,
-        iterated_pgd=2000,
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -260,7 +166,7 @@ def _measure(
     if method == "iterated-pgd":
         bracket[rows] = iterated_pgd(search, rows, steps=effort.iterated_pgd, bisections=effort.line_search)
     else:
-        _descend(search, rows, effort, generators)
+        descend(search, rows, effort, generators)
         rows = rows[search.distance[rows].isfinite()]
         bracket[rows] = line_search(search, rows, steps=effort.line_search)
     verified = _verify(search, everything[~there_already & search.distance.isfinite()], bracket)
@@ -280,65 +186,6 @@ def _measure(
         backward=passes.backward,
         path=search.path(),
     )
-
-
-def _descend(search: Search, rows: Tensor, effort: Effort, generators: Sequence[torch.Generator]) -> None:
-    if not len(rows):
-        return
-    shortlist = Shortlist(effort.refined, search.images)
-    _explore_from_clean(search, rows, effort, shortlist)
-    _explore_blindly(search, rows[search.distance[rows].isinf()], effort, generators)
-    rows = rows[search.distance[rows].isfinite()]
-    if not len(rows):
-        return
-    for _ in range(effort.restarts):
-        start, within = noisy_starts(search, rows, generators), 1.3 * search.distance[rows]
-        reached = boundary_descent(
-            search,
-            rows,
-            steps=effort.explore,
-            pace=EXPLORE[search.norm],
-            start=start,
-            within=within,
-            attack=Attack.RESTART,
-        )
-        shortlist.offer(rows, reached.distance, reached.points)
-    for points, distance in zip(shortlist.points, shortlist.distance, strict=True):
-        known = rows[distance[rows].isfinite()]
-        boundary_descent(search, known, steps=effort.refine, pace=REFINE, start=points[known], within=distance[known])
-    if effort.polish:
-        best, within = search.adversarial[rows], search.distance[rows]
-        boundary_descent(search, rows, steps=effort.polish, pace=REFINE, start=best, within=within)
-    linearised(search, rows, steps=effort.linearised)
-
-
-def _explore_from_clean(search: Search, rows: Tensor, effort: Effort, shortlist: Shortlist) -> None:
-    if search.targets is not None:
-        # The target says where to go, so one descent has the steps of all.
-        reached = boundary_descent(search, rows, steps=effort.aims * effort.explore, pace=EXPLORE[search.norm])
-        shortlist.offer(rows, reached.distance, reached.points)
-        return
-    nearest = nearest_classes(search, rows, effort.classes, effort.aims)
-    for start, aims in zip(nearest.points, nearest.classes.T, strict=True):
-        # From the clean image to the linearised boundary: the first step of DeepFool (Moosavi-Dezfooli et al. 2016).
-        reached = boundary_descent(
-            search, rows, steps=effort.explore - 1, pace=EXPLORE[search.norm], start=start, aims=aims
-        )
-        shortlist.offer(rows, reached.distance, reached.points)
-
-
-def _explore_blindly(search: Search, rows: Tensor, effort: Effort, generators: Sequence[torch.Generator]) -> None:
-    """For images whose gradient leads nowhere: noise needs none, and elsewhere in the box there may be one."""
-    random_noise(search, rows, steps=effort.random_noise, generators=generators)
-    line_search(search, rows[search.distance[rows].isfinite()], steps=effort.line_search)
-    for _ in range(effort.random_starts):
-        rows = rows[search.distance[rows].isinf()]
-        if not len(rows):
-            return
-        start = random_starts(search, rows, generators)
-        boundary_descent(
-            search, rows, steps=effort.explore, pace=EXPLORE[search.norm], start=start, attack=Attack.RESTART
-        )
 
 
 PUSHES = (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
@@ -370,83 +217,3 @@ def _verify(search: Search, rows: Tensor, bracket: Tensor) -> Tensor:
 
 def _one_by_one(passes: Passes, points: Tensor, rows: Tensor) -> Tensor:
     return torch.cat([passes.logits(point, row) for point, row in zip(points.split(1), rows.split(1), strict=True)])
-
-
-@dataclass(frozen=True)
-class ClassDistances:
-    """The distances of N images to T classes each, the class with the nearest linearised boundary first.
-
-    Attributes:
-        classes: shape (N, T).
-        distance: to an image that the model puts into the class, shape (N, T); 0 where it is there already, infinite
-            where nothing was found.
-        adversarial: shape (N, T, C, H, W).
-        status: `Status` numbers, shape (N, T).
-        forward: forward passes spent on each image, shape (N,).
-        backward: backward passes spent on each image, shape (N,).
-    """
-
-    classes: Tensor
-    distance: Tensor
-    adversarial: Tensor
-    status: Tensor
-    forward: Tensor
-    backward: Tensor
-
-
-def class_distances(
-    model: Model,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    norm: Norm,
-    count: int = 3,
-    effort: str = "default",
-    seed: int | Sequence[int] = 0,
-    batch_size: int = 100,
-) -> ClassDistances:
-    """Targeted adversarial distances to the `count` classes whose linearised boundaries are nearest.
-
-    The other arguments, and what is raised, are those of `adversarial_distance`.
-
-    Example:
-        Three classes along a line: the further one costs more.
-
-        >>> model = lambda images: images.flatten(1) * torch.tensor([0.0, 1.0, 2.0]) - torch.tensor([0.0, 0.5, 1.3])
-        >>> found = class_distances(model, torch.full((1, 1, 1, 1), 0.4), torch.tensor([0]), norm="linf", count=2)
-        >>> found.classes, found.distance
-        (tensor([[1, 2]]), tensor([[0.1000, 0.4000]]))
-    """
-    check_choice("norm", norm, NORMS)
-    count = check_count("count", count, 1)
-    check_choice("effort", effort, EFFORTS)
-    batch_size = check_count("batch_size", batch_size, 1)
-    check_images(images, labels)
-    check_model(model)
-    generators_of(seed, len(images), images.device)
-
-    def nearest(first: int, last: int) -> tuple[Tensor, Tensor]:
-        part, points = labels[first:last], images[first:last].detach()
-        passes = Passes(model, len(points), points.device)
-        everything = torch.arange(len(points), device=points.device)
-        logits = checked_logits(passes, points, part, everything)
-        search = Search(passes, points, part, logits, norm)
-        return nearest_classes(search, everything, logits.shape[1] - 1, count).classes, passes.backward
-
-    with differentiating(model):
-        parts = [part for _, part in halving_batches(nearest, len(images), batch_size)]
-    classes, spent = (torch.cat(column) for column in zip(*parts, strict=True))
-    found = [
-        adversarial_distance(
-            model, images, labels, norm=norm, targets=targets, effort=effort, seed=seed, batch_size=batch_size
-        )
-        for targets in classes.T
-    ]
-    return ClassDistances(
-        classes=classes,
-        distance=torch.stack([each.distance for each in found], dim=1),
-        adversarial=torch.stack([each.adversarial for each in found], dim=1),
-        status=torch.stack([each.status for each in found], dim=1),
-        forward=sum((each.forward for each in found), torch.full_like(labels, 3)),
-        backward=sum((each.backward for each in found), spent),
-    )
