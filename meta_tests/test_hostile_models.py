@@ -8,8 +8,11 @@ from torch import nn
 from meta_tests.test_adversarial_distance import closed_form, images_near_the_middle, linear_model
 from metrics import Status, adversarial_distance, class_distances, clever
 from metrics.attacks import Attack, Search, line_search
+from metrics.attacks.linearised import linearised
 from metrics.attacks.shortlist import Shortlist
+from metrics.box import nearest_beyond
 from metrics.extreme_value import end_point
+from metrics.norms import length
 from metrics.passes import Passes
 
 WEIGHTS, BIAS, LINEAR = linear_model(0)
@@ -262,3 +265,45 @@ def test_class_distances_checks_before_it_computes(other):
     with pytest.raises(ValueError, match="got "):
         class_distances(lambda images: calls.append(1) or LINEAR(images), IMAGES, LABELS, norm="l2", **other)
     assert not calls
+
+
+def test_precision_of_the_logits_is_that_of_the_model():
+    images = IMAGES.double()
+    passes = Passes(lambda points: LINEAR(points).float(), len(images), images.device)
+    passes.logits(images, torch.arange(len(images)))
+    assert passes.eps == torch.finfo(torch.float32).eps
+
+
+def test_kept_images_are_wrong_alone_as_well():
+    """A model that favours the true class of an image that comes alone by a little more than rounding."""
+
+    def model(images):
+        logits = LINEAR(images)
+        if len(images) == 1:
+            nearest = (images - IMAGES).flatten(1).norm(dim=1).argmin()
+            logits = logits + 1e-4 * torch.eye(4)[LABELS[nearest]]
+        return logits
+
+    found = attack(model)
+    assert (found.status == Status.ATTACKED).all()
+    alone = torch.cat([model(image[None]) for image in found.adversarial]).argmax(dim=1)
+    assert (alone != LABELS).all()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_linearised_step_counts_what_the_box_has_taken(norm):
+    """From a far point at the end of the box, one step to the nearest point of a plane."""
+    weights = torch.tensor([4.0, 1.0, 0.5, 0.25])
+
+    def model(images):
+        score = images.flatten(1) @ weights - 1.2
+        return torch.stack([score, -score], dim=1)
+
+    image, label, row = torch.tensor([0.2, 0.9, 0.9, 0.9]).view(1, 1, 2, 2), torch.tensor([0]), torch.tensor([0])
+    search = Search(Passes(model, 1, image.device), image, label, model(image), norm)
+    search.query(torch.tensor([0.0, 0.2, 0.2, 0.1]).view(1, 1, 2, 2), row, Attack.RANDOM_NOISE)
+    linearised(search, row, steps=1)
+    missing = float(image.flatten() @ weights - 1.2)
+    exact = length(nearest_beyond(image, weights.view(1, 1, 2, 2), torch.tensor([missing]), norm), norm)
+    np.testing.assert_allclose(search.distance, exact, rtol=1e-3)
+    assert missing > 0.8, "the first value alone does not suffice"
