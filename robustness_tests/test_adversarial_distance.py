@@ -85,6 +85,6 @@ def test_gradients_are_informative(model, norm, adversarial_distance, black_box,
         pytest.fail(
             f"without gradients, Square changed the label of {len(nearer)} of {len(probed)} images of {model.name} "
             f"more than {tolerance:.0%} nearer than the attacks with gradients: image {image:05d} at {norm} "
-            f"{distance:.4f}, where they found {found[image]:.4f}. The gradients are masked: distances and CLEVER "
-            "scores of this model say nothing"
+            f"{distance:.4f}, where they found {found[image]:.4f} (inf: nothing). The gradients "
+            "are masked: distances and CLEVER scores of this model say nothing"
         )

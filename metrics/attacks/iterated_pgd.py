@@ -16,11 +16,11 @@ STEP_SIZE: dict[str, float] = {"linf": 0.0004, "l2": 0.005, "l1": 0.2}
 def iterated_pgd(search: Search, rows: Tensor, *, steps: int, bisections: int) -> Tensor:
     """Raise the cross-entropy by one small step after another until the label flips, then bisect the last step.
 
-    The number of steps is the distance, nearly: where it ends far from the minimum is measured in
+    The number of steps is the distance, nearly; how far from the minimum it ends is measured in
     `benchmarks/README.md`. As in the study, the path is not projected onto any ball; other than there, it is clamped
     to [0, 1], batched, and bisected between the last point that is classified correctly and the first that is not.
-    L1 steps are dense, along the gradient over its L1 norm, as in the version of ART that the follow-up used; DESIGN
-    section 6, point 13 says why a better attack does not do that.
+    L1 steps are dense, along the gradient over its L1 norm, as in the version of ART that the follow-up used: they move
+    every value a little, while the nearest points in L1 differ in few.
 
     One forward and one backward pass per image and step, and one of each at the end; an image whose label has flipped
     leaves the batch.
