@@ -91,7 +91,7 @@ def test_scale_of_the_logits_does_not_matter(robust, digits):
 def test_dropped_targets_could_not_have_won(robust, digits):
     few = {"norm": "l2", "radius": 1.0, "blocks": 40, "block_size": 24}
     dropped = clever(robust, digits.images[:20], digits.labels[:20], **few)
-    kept = clever(robust, digits.images[:20], digits.labels[:20], pilot_factor=float("inf"), **few)
+    kept = clever(robust, digits.images[:20], digits.labels[:20], pruning=float("inf"), **few)
     scored = kept.status == Status.ESTIMATED
     ratio = (dropped.score / kept.score)[scored]
     # A dropped target can only make the minimum larger; how much is within the interval of a score.
@@ -101,7 +101,7 @@ def test_dropped_targets_could_not_have_won(robust, digits):
 
 
 def test_targeted_scores_have_the_untargeted_one_as_minimum(robust, digits):
-    few = {"norm": "l2", "radius": 1.0, "blocks": 10, "block_size": 8, "pilot_factor": float("inf")}
+    few = {"norm": "l2", "radius": 1.0, "blocks": 10, "block_size": 8, "pruning": float("inf")}
     images, labels = digits.images[3:7], digits.labels[3:7]
     whole = clever(robust, images, labels, **few)
     others = torch.stack([torch.tensor([k for k in range(10) if k != label]) for label in labels.tolist()])

@@ -1,19 +1,26 @@
 """The numbers: pure functions on tensors, a file per metric. Nothing here knows pytest, files or global state."""
 
 from metrics.adversarial_distance import AdversarialDistances, adversarial_distance
+from metrics.anchored_clever import AnchoredScores, anchored_clever
 from metrics.attacks import Attack, SearchPath
 from metrics.class_distances import ClassDistances, class_distances
-from metrics.clever import CleverScores, clever
+from metrics.clever import CleverScores, clever, clever_norms
+from metrics.second_order_clever import SecondOrderScores, second_order_clever
 from metrics.status import Status
 
 __all__ = [
     "AdversarialDistances",
+    "AnchoredScores",
     "Attack",
     "ClassDistances",
     "CleverScores",
     "SearchPath",
+    "SecondOrderScores",
     "Status",
     "adversarial_distance",
+    "anchored_clever",
     "class_distances",
     "clever",
+    "clever_norms",
+    "second_order_clever",
 ]

@@ -41,8 +41,8 @@ def check_count(what: str, got: object, least: int) -> int:
     return number
 
 
-def check_number(what: str, got: object, above: float) -> float:
-    """A finite number above a bound.
+def check_number(what: str, got: object, *, above: float = -math.inf, least: float = -math.inf) -> float:
+    """A finite number above a bound, or not below one.
 
     Raises:
         ValueError: for anything else.
@@ -53,6 +53,7 @@ def check_number(what: str, got: object, above: float) -> float:
         ValueError: got radius=0, expected a finite number above 0
     """
     number = float(got) if isinstance(got, int | float) and not isinstance(got, bool) else math.nan
-    if not above < number < math.inf:
-        raise ValueError(f"got {what}={got!r}, expected a finite number above {above:g}")
+    if not (above < number < math.inf and number >= least):
+        bound = f"{least:g} or more" if least > -math.inf else f"above {above:g}"
+        raise ValueError(f"got {what}={got!r}, expected a finite number {bound}")
     return number

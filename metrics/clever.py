@@ -1,23 +1,26 @@
 """CLEVER (Weng et al. 2018, https://arxiv.org/abs/1801.10578): an estimate of the lower bound of the distance."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from metrics.checks import check_choice, check_count, check_number
-from metrics.extreme_value import EndPoint, end_point
+from metrics.clever_estimate import Estimate
 from metrics.generators import generators_of
-from metrics.norms import DUAL, Norm, length, uniform_in_ball
+from metrics.gradient_norms import LAWS, GradientNorms, Law, Targets, checked_targets, chosen_targets
+from metrics.gradient_norms.laws import covered_radius
+from metrics.norms import Norm
 from metrics.passes import Model, Passes, check_images, check_model, checked_logits, differentiating, margin
 from metrics.results import concatenate
-from metrics.status import Status
 
 NORMS: tuple[Norm, ...] = ("linf", "l2", "l1")
 
-
-FLAGS = ("saturated", "degenerate_fit", "no_finite_endpoint", "zero_gradient", "broken_gradient")
+LOOKS = (0.25, 0.5, 1.0)
+"""Parts of the samples after which the intervals are looked at. Few looks: an interval that is narrow by chance stops
+the sampling, so each look costs some coverage."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,16 @@ class CleverScores:
         lipschitz: estimated end-point of the dual norms of the gradient of that margin.
         shape: shape of the fitted reverse Weibull law; NaN where the gradient is constant.
         p_value: of the Kolmogorov-Smirnov test of that fit.
+        blocks: number of block maxima that were fitted.
         saturated: the score is the radius, which says "at least".
         degenerate_fit: the end-point is the largest sample: the fit adds nothing, or the law does not fit at all.
-        no_finite_endpoint: the largest allowed shape fits best, as for a Gumbel law; the end-point is then one that the
-            bound on the shape gives, above every sample, and says little.
-        zero_gradient: a target that may win has gradients of zero only; there is no score then.
+        no_finite_endpoint: the samples do not show that the dual norms have an end-point: how far it is beyond the
+            largest sample is up to the prior of the shape (`metrics.extreme_value`), and so is the part by which the
+            score is below `raw`. Usual where the samples are few and the shape is large.
+        zero_gradient: for a target that may win, half of the sampled gradients or more are zero; there is no score then.
         broken_gradient: a target that may win has gradients that are NaN or infinite; there is no score then.
+        masked_gradient: the margin changes faster between the image and a sample than the end-point of its gradients
+            allows (mean value theorem), so these are not the gradients of the function; there is no score then.
         status: `Status` numbers: estimated, saturated, misclassified or unavailable.
         forward: forward passes spent on each image.
         backward: backward passes spent on each image.
@@ -57,11 +64,13 @@ class CleverScores:
     lipschitz: Tensor
     shape: Tensor
     p_value: Tensor
+    blocks: Tensor
     saturated: Tensor
     degenerate_fit: Tensor
     no_finite_endpoint: Tensor
     zero_gradient: Tensor
     broken_gradient: Tensor
+    masked_gradient: Tensor
     status: Tensor
     forward: Tensor
     backward: Tensor
@@ -73,45 +82,55 @@ def clever(
     labels: Tensor,
     *,
     norm: Norm,
-    radius: float,
-    targets: Tensor | None = None,
-    blocks: int = 40,
-    block_size: int = 24,
-    pilot_factor: float = 1.25,
+    radius: float | Tensor,
+    targets: Targets = "all",
+    law: Law = "ball",
+    tolerance: float = 0.05,
+    blocks: int = 50,
+    block_size: int = 64,
+    pruning: float = 2.0,
     seed: int | Sequence[int] = 0,
     batch_size: int = 100,
 ) -> CleverScores:
     """Estimate, for each image, below which norm no perturbation changes the class.
 
     For a target class, margin(image) / L bounds the distance from below if L is the largest dual norm of the margin's
-    gradient within the ball of `radius`. L is estimated as the end-point of a reverse Weibull law, fitted to the maxima
-    of `blocks` independent blocks of `block_size` gradients at points drawn uniformly from the ball and clipped to
-    [0, 1]. The untargeted score is the smallest over the targets. It is an estimate: nothing proves it.
+    gradient within the ball of `radius` (Weng et al., theorem 3.2). L is estimated as the end-point of a reverse
+    Weibull law, fitted to the maxima of independent blocks of gradients at random points of the ball, clipped to
+    [0, 1] (algorithm 1). The untargeted score is the smallest over the targets. It is an estimate: nothing proves it,
+    and random points of a ball in many dimensions hardly ever meet the steepest places.
 
-    All targets share the samples. The first block is the pilot: a target goes on only if its score there is at most
-    `pilot_factor` times the smallest, since the others hardly ever win (on 96 scores of a CIFAR-10 network one came out
-    1 % larger, for a sixth of the backward passes).
+    All targets share the points. Targets that cannot win are dropped as soon as it shows: by the gradient at the image,
+    by the first block, and at each look at the intervals. Sampling ends for an image when its interval is narrow.
 
     Args:
         model: a deterministic callable from images to logits (N, K), in evaluation mode, normalisation inside.
         images: shape (N, C, H, W), float32 or float64, values in [0, 1].
         labels: true classes, int64, shape (N,).
         norm: "linf", "l2" or "l1", the norm of the perturbation; gradients are measured in the dual norm.
-        radius: of the ball, in units of the image range. The score is at most this. Never derive it from the distances
-            that the score is compared with.
-        targets: classes to score, int64, shape (N, T), never the label; all other classes by default.
-        blocks: number of block maxima, 3 or more.
+        radius: of the ball, in units of the image range: one for all images, or one for each, shape (N,). The score is
+            at most this. Choose it larger than the distances that the score is compared with: at or below them, the
+            cap alone makes the score a lower bound.
+        targets: classes to score, int64, shape (N, T), never the label; or "all" others, "top-2" (the runner-up),
+            "least-likely" or "random", for which the score is that of one target.
+        law: "ball": points uniform in the ball of the norm. "original": an L2 direction times a length uniform in
+            [0, radius], for each norm, as in the authors' code; the score in L-infinity is then at most
+            radius / sqrt(size of the image), since the cloud holds no larger ball.
+        tolerance: sampling ends when half the width of the 95 % interval is at most this part of the score; 0 always
+            draws all blocks.
+        blocks: the most block maxima, 3 or more.
         block_size: number of samples in a block.
-        pilot_factor: how far from the smallest pilot score a target may be and go on; `inf` keeps all.
+        pruning: a target stays while its score in the first block is at most this many times the smallest, and later
+            with less and less slack; `inf` keeps all.
         seed: of the samples: one for all images, or one for each. The same image with the same seed gets the same
             samples in any batch.
-        batch_size: the most images that pass through the model at once.
+        batch_size: the most images that pass through the model at once; halved where the memory does not suffice.
 
     Returns:
         Scores with intervals, fits, flags, statuses, and passes spent.
 
     Raises:
-        ValueError: for an unknown norm, a radius that is not positive, bad targets, and all that
+        ValueError: for an unknown norm or law, a radius that is not positive, bad targets, and all that
             `adversarial_distance` refuses.
 
     Example:
@@ -123,254 +142,180 @@ def clever(
         >>> clever(model, image, torch.tensor([0]), norm="linf", radius=1.0).score
         tensor([0.3000])
     """
-    check_choice("norm", norm, NORMS)
-    sampling = Sampling(
-        norm=norm,
-        radius=check_number("radius", radius, above=0),
-        blocks=check_count("blocks", blocks, 3),
-        block_size=check_count("block_size", block_size, 1),
-        pilot_factor=_check_pilot_factor(pilot_factor),
-        batch_size=check_count("batch_size", batch_size, 1),
-    )
-    check_images(images, labels)
-    check_model(model)
-    if targets is not None:
-        _check_targets(targets, labels)
-    generators = generators_of(seed, len(images), images.device)
-    with differentiating(model):
-        images, labels = images.detach().clone(), labels.clone()
-        parts = [
-            _score(
-                model,
-                images[first:last],
-                labels[first:last],
-                None if targets is None else targets[first:last],
-                sampling,
-                generators[first:last],
-            )
-            for first, last in ((first, first + batch_size) for first in range(0, len(images), batch_size))
-        ]
-    return concatenate(parts)
+    budget = Budget(law, tolerance, blocks, block_size, pruning, batch_size)
+    return _clever(model, images, labels, (norm,), radius, targets, budget, seed)[norm]
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """How gradients are sampled: the parameters of `clever` that do not concern one image."""
-
-    norm: Norm
-    radius: float
-    blocks: int
-    block_size: int
-    pilot_factor: float
-    batch_size: int
-
-
-def _score(
+def clever_norms(
     model: Model,
     images: Tensor,
     labels: Tensor,
-    targets: Tensor | None,
-    sampling: Sampling,
-    generators: Sequence[torch.Generator],
-) -> CleverScores:
-    passes = Passes(model, len(images), images.device)
-    everything = torch.arange(len(images), device=images.device)
-    logits = checked_logits(passes, images, labels, everything)
-    candidates = _all_targets(labels, logits.shape[1]) if targets is None else targets
-    if int(candidates.max()) >= logits.shape[1]:
-        raise ValueError(
-            f"got target {int(candidates.max())}, expected classes of the model: 0 to {logits.shape[1] - 1}"
-        )
-    correct = everything[margin(logits, labels) > 0]
+    *,
+    norms: Sequence[Norm],
+    radius: float | Tensor | Mapping[Norm, float | Tensor],
+    targets: Targets = "all",
+    law: Law = "original",
+    tolerance: float = 0.05,
+    blocks: int = 50,
+    block_size: int = 64,
+    pruning: float = 2.0,
+    seed: int | Sequence[int] = 0,
+    batch_size: int = 100,
+) -> dict[Norm, CleverScores]:
+    """The CLEVER scores in several norms, each exactly what `clever` gives.
 
-    maxima, kept = _block_maxima(passes, images, labels, candidates, correct, logits, sampling, generators)
-    margins = logits.gather(1, labels[:, None]) - logits.gather(1, candidates)
-    return _result(maxima, kept, margins, candidates, correct, sampling.radius, passes)
+    With `law="original"` all norms share one cloud of points, one radius, and so the passes, which each result counts
+    as a whole. With `law="ball"` each norm has a ball of its own, and `radius` may be a mapping from norms.
 
+    Raises:
+        ValueError: for no norms or the same one twice, a mapping with `law="original"`, and all that `clever` refuses.
 
-def _all_targets(labels: Tensor, classes: int) -> Tensor:
-    every = torch.arange(classes, device=labels.device).expand(len(labels), -1)
-    return every[every != labels[:, None]].view(len(labels), classes - 1)
-
-
-def _check_targets(targets: Tensor, labels: Tensor) -> None:
-    if not isinstance(targets, Tensor):
-        raise ValueError(f"got targets of {type(targets).__name__}, expected a torch.Tensor")
-    if targets.dim() != 2 or len(targets) != len(labels) or targets.dtype != torch.long or not targets.shape[1]:
-        raise ValueError(
-            f"got targets of shape {tuple(targets.shape)} and {targets.dtype}, "
-            f"expected ({len(labels)}, T) and torch.int64 with T >= 1"
-        )
-    if int(targets.min()) < 0:
-        raise ValueError(f"got target {int(targets.min())}, expected classes of the model")
-    if (targets == labels[:, None]).any():
-        raise ValueError("got a target that is the image's own label, expected other classes")
-    ordered = targets.sort(dim=1).values
-    if (ordered[:, 1:] == ordered[:, :-1]).any():
-        raise ValueError("got the same target twice for an image, expected different classes")
-
-
-def _check_pilot_factor(factor: float) -> float:
-    if not isinstance(factor, int | float) or not factor >= 1:
-        raise ValueError(f"got pilot_factor={factor!r}, expected a number, 1 or more; inf keeps all targets")
-    return float(factor)
-
-
-def _block_maxima(
-    passes: Passes,
-    images: Tensor,
-    labels: Tensor,
-    targets: Tensor,
-    rows: Tensor,
-    logits: Tensor,
-    sampling: Sampling,
-    generators: Sequence[torch.Generator],
-) -> tuple[Tensor, Tensor]:
-    """Maxima (N, T, blocks), and which targets went on after the pilot (N, T). Only `rows` are sampled."""
-    maxima = torch.zeros(*targets.shape, sampling.blocks, dtype=images.dtype, device=images.device)
-    kept = torch.zeros_like(targets, dtype=torch.bool)
-    if not len(rows):
-        return maxima, kept
-    every_column = torch.arange(targets.shape[1], device=images.device)
-    _sample(passes, images, labels, targets, rows, every_column, range(1), maxima, sampling, generators)
-
-    margins = (logits.gather(1, labels[:, None]) - logits.gather(1, targets))[rows]
-    pilot = margins / maxima[rows, :, 0]
-    # A zero gradient makes the pilot score infinite, a broken one NaN. Such a target goes on, to be reported.
-    smallest = torch.where(pilot.isnan(), torch.inf, pilot).amin(dim=1, keepdim=True)
-    kept[rows] = (pilot <= sampling.pilot_factor * smallest) | ~pilot.isfinite()
-
-    rest = range(1, sampling.blocks)
-    counts = kept[rows].sum(dim=1)
-    for count in counts.unique().tolist():
-        # Images with the same number of targets share batches, so that no backward pass is spent on a filler.
-        group = rows[counts == count]
-        columns = kept[group].nonzero()[:, 1].view(len(group), count)
-        _sample(passes, images, labels, targets, group, columns, rest, maxima, sampling, generators)
-    return maxima, kept
-
-
-def _sample(
-    passes: Passes,
-    images: Tensor,
-    labels: Tensor,
-    targets: Tensor,
-    rows: Tensor,
-    columns: Tensor,
-    blocks: range,
-    maxima: Tensor,
-    sampling: Sampling,
-    generators: Sequence[torch.Generator],
-) -> None:
-    """Write the maxima of `blocks` for the targets `columns`, shape (T,) or (R, T), of the images `rows`."""
-    columns = columns.expand(len(rows), -1)
-    count = len(blocks) * sampling.block_size
-    owner = torch.arange(len(rows), device=rows.device).repeat_interleave(count)
-    norms = torch.empty(len(rows) * count, columns.shape[1], dtype=images.dtype, device=images.device)
-    cloud = _Cloud(images, rows, count, sampling, generators)
-    for start in range(0, len(owner), sampling.batch_size):
-        part = slice(start, start + sampling.batch_size)
-        image_of = rows[owner[part]]
-        wanted = targets[image_of].gather(1, columns[owner[part]])
-        gradients = passes.target_gradients(cloud.points(part), labels[image_of], wanted, image_of)
-        for column, gradient in enumerate(gradients):
-            norms[part, column] = length(gradient, DUAL[sampling.norm])
-    per_block = norms.view(len(rows), len(blocks), sampling.block_size, -1).amax(dim=2)
-    for column in range(columns.shape[1]):
-        maxima[rows, columns[:, column], blocks.start : blocks.stop] = per_block[:, :, column]
-
-
-class _Cloud:
-    """The sampled points of several images, `count` each, drawn image by image and only as they are needed."""
-
-    def __init__(
-        self, images: Tensor, rows: Tensor, count: int, sampling: Sampling, generators: Sequence[torch.Generator]
-    ) -> None:
-        self.images = images
-        self.rows = rows.tolist()
-        self.count = count
-        self.sampling = sampling
-        self.generators = generators
-        self.drawn: tuple[int, Tensor] | None = None
-
-    def points(self, part: slice) -> Tensor:
-        """Samples `part` of the sequence of all images' samples; parts have to be asked for in order."""
-        pieces = []
-        start, stop = part.start, min(part.stop, len(self.rows) * self.count)
-        while start < stop:
-            position, offset = divmod(start, self.count)
-            taken = min(stop - start, self.count - offset)
-            pieces.append(self._of(position)[offset : offset + taken])
-            start += taken
-        return torch.cat(pieces)
-
-    def _of(self, position: int) -> Tensor:
-        if self.drawn is None or self.drawn[0] != position:
-            row, sampling = self.rows[position], self.sampling
-            image = self.images[row]
-            noise = uniform_in_ball(self.count, image.shape, sampling.norm, self.generators[row], image.dtype)
-            self.drawn = position, (image + sampling.radius * noise).clamp(0, 1)
-        return self.drawn[1]
-
-
-def _result(
-    maxima: Tensor, kept: Tensor, margins: Tensor, targets: Tensor, rows: Tensor, radius: float, passes: Passes
-) -> CleverScores:
-    count, device = len(maxima), maxima.device
-
-    def numbers(fill: float, dtype: torch.dtype = maxima.dtype) -> Tensor:
-        return torch.full((count,), fill, dtype=dtype, device=device)
-
-    names = ("score", "lower", "upper", "raw", "margin", "lipschitz", "shape", "p_value")
-    values = {name: numbers(torch.nan) for name in names}
-    flag = {name: numbers(0, torch.bool) for name in FLAGS}
-    target = numbers(-1, torch.long)
-    status = numbers(Status.MISCLASSIFIED, torch.long)
-
-    largest = maxima.amax(dim=2)
-    flag["zero_gradient"] = (kept & (largest == 0)).any(dim=1)
-    flag["broken_gradient"] = (kept & ~largest.isfinite()).any(dim=1)
-    unavailable = flag["zero_gradient"] | flag["broken_gradient"]
-    status[rows] = torch.where(unavailable[rows], Status.UNAVAILABLE, Status.ESTIMATED)
-    scored = rows[~unavailable[rows]]
-    if len(scored):
-        winner = _winning_target(maxima[scored], kept[scored], margins[scored])
-        fits, bound = winner.fits, winner.margin
-        score = bound / fits.estimate
-        values["score"][scored] = score.clamp_max(radius)
-        values["lower"][scored] = (bound / fits.upper).clamp_max(radius)
-        values["upper"][scored] = (bound / fits.lower).clamp_max(radius)
-        values["raw"][scored] = winner.raw
-        values["margin"][scored] = bound
-        values["lipschitz"][scored] = fits.estimate
-        values["shape"][scored] = fits.shape
-        values["p_value"][scored] = fits.p_value
-        flag["saturated"][scored] = score >= radius
-        flag["degenerate_fit"][scored] = fits.degenerate
-        flag["no_finite_endpoint"][scored] = fits.no_finite_endpoint
-        target[scored] = targets[scored].gather(1, winner.column[:, None]).squeeze(1)
-        status[scored[score >= radius]] = Status.SATURATED
-    return CleverScores(
-        **values, **flag, target=target, status=status, forward=passes.forward, backward=passes.backward
-    )
+    Example:
+        >>> model = lambda images: images.flatten(1) @ torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+        >>> image = torch.tensor([0.9, 0.3]).view(1, 1, 1, 2)
+        >>> found = clever_norms(model, image, torch.tensor([0]), norms=["linf", "l1"], radius=1.0)
+        >>> {norm: round(float(scores.score), 4) for norm, scores in found.items()}
+        {'linf': 0.3, 'l1': 0.6}
+    """
+    norms = tuple(norms)
+    if not norms or len(set(norms)) < len(norms):
+        raise ValueError(f"got norms={norms!r}, expected different ones of {', '.join(map(repr, NORMS))}")
+    budget = Budget(law, tolerance, blocks, block_size, pruning, batch_size)
+    if law == "original":
+        if isinstance(radius, Mapping):
+            raise ValueError("got a radius for each norm, expected one for all: law='original' has one cloud of points")
+        return _clever(model, images, labels, norms, radius, targets, budget, seed)
+    radii = radius if isinstance(radius, Mapping) else dict.fromkeys(norms, radius)
+    if missing := [norm for norm in norms if norm not in radii]:
+        raise ValueError(f"got no radius for {', '.join(missing)}, expected one for each norm")
+    found = {}
+    for norm in norms:
+        found |= _clever(model, images, labels, (norm,), radii[norm], targets, budget, seed)
+    return found
 
 
 @dataclass(frozen=True)
-class _Winner:
-    column: Tensor
-    margin: Tensor
-    raw: Tensor
-    fits: EndPoint
+class Budget:
+    """How samples are drawn, and when it is enough: the parameters of `clever` that do not concern one image.
+
+    Raises:
+        ValueError: for one that is out of range.
+    """
+
+    law: Law
+    tolerance: float
+    blocks: int
+    block_size: int
+    pruning: float
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        """Refuse what is out of range."""
+        check_choice("law", self.law, LAWS)
+        check_number("tolerance", self.tolerance, least=0)
+        check_count("blocks", self.blocks, 3)
+        check_count("block_size", self.block_size, 1)
+        check_count("batch_size", self.batch_size, 1)
+        if isinstance(self.pruning, bool) or not isinstance(self.pruning, int | float) or not self.pruning >= 1:
+            raise ValueError(f"got pruning={self.pruning!r}, expected a number, 1 or more; inf keeps all targets")
+
+    def looks(self) -> list[int]:
+        """Numbers of blocks after which the intervals are looked at; three at least, for a fit."""
+        return sorted({min(self.blocks, max(3, math.ceil(part * self.blocks))) for part in LOOKS})
 
 
-def _winning_target(maxima: Tensor, kept: Tensor, margins: Tensor) -> _Winner:
-    """The kept target with the smallest score, for each image; all fits in one go."""
-    fits = end_point(maxima[kept])
-    scores = torch.full_like(margins, torch.inf)
-    scores[kept] = margins[kept] / fits.estimate
-    column = scores.argmin(dim=1)
-    raw = torch.where(kept, margins / maxima.amax(dim=2), torch.inf).amin(dim=1)
-    # Where in the list of all fits the winner's stands.
-    position = (kept.flatten().cumsum(0) - 1).view(kept.shape).gather(1, column[:, None]).squeeze(1)
-    chosen = EndPoint(**{name: value[position] for name, value in vars(fits).items()})
-    return _Winner(column, margins.gather(1, column[:, None]).squeeze(1), raw, chosen)
+def _clever(
+    model: Model,
+    images: Tensor,
+    labels: Tensor,
+    norms: tuple[Norm, ...],
+    radius: float | Tensor,
+    targets: Targets,
+    budget: Budget,
+    seed: int | Sequence[int],
+) -> dict[Norm, CleverScores]:
+    for norm in norms:
+        check_choice("norm", norm, NORMS)
+    check_images(images, labels)
+    check_model(model)
+    radii = radii_of(radius, images)
+    checked_targets(targets, labels)
+    generators = generators_of(seed, len(images), images.device)
+    parts = []
+    with differentiating(model):
+        images, labels = images.detach().clone(), labels.clone()
+        for first in range(0, len(images), budget.batch_size):
+            part = slice(first, first + budget.batch_size)
+            wanted = targets[part] if isinstance(targets, Tensor) else targets
+            scores = _scores(model, images[part], labels[part], norms, radii[part], wanted, budget, generators[part])
+            parts.append(scores)
+    return {norm: concatenate([part[norm] for part in parts]) for norm in norms}
+
+
+def radii_of(radius: float | Tensor, images: Tensor) -> Tensor:
+    """The radius of each image, shape (N,)."""
+    if not isinstance(radius, Tensor) or radius.dim() == 0:
+        number = check_number("radius", radius.item() if isinstance(radius, Tensor) else radius, above=0)
+        return torch.full((len(images),), number, dtype=images.dtype, device=images.device)
+    if radius.shape != images.shape[:1] or not radius.is_floating_point():
+        raise ValueError(
+            f"got a radius of shape {tuple(radius.shape)} and {radius.dtype}, "
+            f"expected a number, or ({len(images)},) of a floating-point type: one for each image"
+        )
+    if not (radius.isfinite() & (radius > 0)).all():
+        bad = int((~(radius.isfinite() & (radius > 0))).nonzero()[0])
+        raise ValueError(f"got radius {float(radius[bad])} for image {bad}, expected a finite number above 0")
+    return radius.detach().to(images)
+
+
+def _scores(
+    model: Model,
+    images: Tensor,
+    labels: Tensor,
+    norms: tuple[Norm, ...],
+    radius: Tensor,
+    targets: Targets,
+    budget: Budget,
+    generators: Sequence[torch.Generator],
+) -> dict[Norm, CleverScores]:
+    passes = Passes(model, len(images), images.device)
+    logits = checked_logits(passes, images, labels, torch.arange(len(images), device=images.device))
+    candidates = chosen_targets(targets, logits, labels, generators)
+    correct = margin(logits, labels) > 0
+    gradients = GradientNorms(
+        passes,
+        images,
+        labels,
+        logits,
+        candidates,
+        radius,
+        norms=norms,
+        law=budget.law,
+        blocks=budget.blocks,
+        block_size=budget.block_size,
+        batch_size=budget.batch_size,
+        generators=generators,
+    )
+    size = images[0].numel()
+    estimates = [
+        Estimate(gradients, index, correct, covered_radius(budget.law, norm, radius, size), budget.pruning)
+        for index, norm in enumerate(norms)
+    ]
+    if candidates.shape[1] > 1 and correct.any():
+        rows = correct.nonzero().flatten()
+        for estimate, largest in zip(estimates, gradients.at_images(rows), strict=True):
+            estimate.prune_by_image(rows, largest)
+    drawn = 0
+    for blocks in [1, *budget.looks()]:
+        wanted = torch.stack([estimate.wanted() for estimate in estimates]).any(dim=0)
+        gradients.draw(wanted, range(drawn, blocks))
+        drawn = blocks
+        for estimate in estimates:
+            if blocks == 1:
+                estimate.prune_by_pilot()
+            else:
+                estimate.look(blocks, budget.tolerance)
+    return {
+        norm: CleverScores(**estimate.columns(), forward=passes.forward, backward=passes.backward)
+        for norm, estimate in zip(norms, estimates, strict=True)
+    }

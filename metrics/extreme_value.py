@@ -1,17 +1,19 @@
 """The end-point of a distribution, from maxima of blocks of samples: reverse Weibull, by profile likelihood.
 
-Maxima of a bounded quantity tend to the reverse Weibull law (Fisher, Tippett & Gnedenko; CLEVER, section 3.2):
+Maxima of a bounded quantity tend to the reverse Weibull law (Fisher, Tippett & Gnedenko; CLEVER, section 3.2), the
+generalised extreme value law with its shape parameter xi = -1 / c below 0:
 
     P(maximum <= y) = exp(-((a - y) / b)^c)   for y < a,
 
 with end-point `a`, scale `b` and shape `c`. Its three-parameter likelihood is unbounded for c < 1, where `a` runs into
-the largest sample, and flat for large c, where the law turns into Gumbel's and `a` runs away. So for each candidate
-end-point the best shape within `SHAPES` is found exactly, and the profile over end-points is what is maximised: no
-start values, no optimiser that can fail, all problems at once.
+the largest sample, and flat for large c, where the law turns into Gumbel's (xi = 0) and `a` runs away. So for each
+candidate end-point the best shape within `SHAPES` is found exactly, and the profile over end-points is what is
+maximised: no start values, no optimiser that can fail, all problems at once.
 
 Some dozens of maxima say little about the shape, and the end-point hangs on it. So the likelihood carries a weak
 log-normal prior of the shape, as is usual for extreme values from short records (Martins & Stedinger 2000 do the same
-with another law): estimate and interval are those of the penalised likelihood.
+with another law): estimate and interval are those of the penalised likelihood. Whether the data alone show that there
+is an end-point is tested apart, without the prior, against Gumbel's law (Hosking 1984).
 """
 
 import math
@@ -21,20 +23,26 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-SHAPES = (1.0, 30.0)
-"""The smallest and largest shape. Below 1 the likelihood is unbounded. Above 30 the law is Gumbel's for every number of
-blocks that is ever drawn, and has no end-point that the data could tell."""
+SHAPES = (1.0, 100.0)
+"""The smallest and largest shape. Below 1 the likelihood is unbounded. Above 100 the law is Gumbel's for every number
+of blocks that is ever drawn."""
 
-SHAPE_PRIOR = (8.0, 1.0)
-"""Median of the shape's prior, and the standard deviation of its logarithm: 95 % of it lies between 1.1 and 57. Shapes
-from 7 to 34 were fitted to 500 maxima of 1,024 gradient norms of trained networks."""
+SHAPE_PRIOR = (6.0, 1.0)
+"""Median of the shape's prior, and the standard deviation of its logarithm: 95 % of it lies between 0.8 and 43. Shapes
+from 6 to 50 were fitted to 500 maxima of 1,024 gradient norms of trained networks."""
 
-CANDIDATES = 96
-"""End-points tried in each of the two rounds: logarithmic in their distance from the largest maximum."""
+COARSE, FINE = 48, 32
+"""End-points tried, logarithmic in their distance from the largest maximum: over the whole range, then around the best."""
+
+NEWTON_STEPS = 6
+"""For the shape. From the start that the variance of the logarithms gives, five reach the last digit."""
 
 MISFIT = 1e-3
 """Below this p-value the law is wrong and its end-point worth nothing: the largest maximum stands in, as in the
 original CLEVER."""
+
+LEVEL = 0.05
+"""Level of the test for an end-point."""
 
 NEAREST, FURTHEST = 1e-4, 1e2
 """The range of candidates: distance from the largest maximum, in units of the range of the maxima."""
@@ -53,7 +61,8 @@ class EndPoint:
             the same data: a small one is bad news, a large one is none.
         degenerate: the estimate is the largest maximum: the best fit is there, up to `NEAREST` of the range, or no
             reverse Weibull law fits (p-value below `MISFIT`), as for maxima that take two values.
-        no_finite_endpoint: the shape is at its largest: the estimate is that of the bound, not of the data.
+        no_finite_endpoint: Gumbel's law, which has no end-point, fits so well that the maxima do not show that there is
+            one (likelihood-ratio test at `LEVEL`): how far the estimate is from the largest maximum is up to the prior.
     """
 
     estimate: Tensor
@@ -98,21 +107,18 @@ def end_point(maxima: Tensor, *, confidence: float = 0.95, constant: float = 1e-
     # Unit range: the same grid of candidates fits every problem. Constant ones get a harmless stand-in.
     below = torch.where(fitted[:, None], (largest[:, None] - values) / spread.clamp_min(1e-300)[:, None], 0.5)
 
-    gaps, profile, shapes = _profile(below)
+    gaps, profile, shapes, unpenalised = _profile(below)
     best = profile.argmax(dim=1, keepdim=True)
     gap, top, shape = (table.gather(1, best).squeeze(1) for table in (gaps, profile, shapes))
     drop = float(stats.chi2.ppf(confidence, 1)) / 2
-    inside = profile >= top[:, None] - drop
-    lower_gap = torch.where(inside, gaps, torch.inf).amin(dim=1)
-    upper_gap = torch.where(inside, gaps, -torch.inf).amax(dim=1)
-    # An interval that reaches the first or last candidate has no end there.
-    lower_gap = torch.where(lower_gap <= NEAREST, 0, lower_gap)
-    upper_gap = torch.where(upper_gap >= FURTHEST, torch.inf, upper_gap)
+    lower_gap, upper_gap = _interval(gaps, profile, top - drop)
     p_value = _fit_p_value(below, gap, shape)
     misfit = p_value < MISFIT
     degenerate = misfit | (gap <= NEAREST)
     gap, lower_gap = torch.where(misfit, 0, gap), torch.where(misfit, 0, lower_gap)
     spread = torch.where(fitted, spread, 0)
+    # Half of a chi-squared law: the shape of Gumbel's law is at the edge of what is compared with it.
+    least = float(stats.chi2.isf(2 * LEVEL, 1)) / 2
 
     def unscaled(gap: Tensor) -> Tensor:
         return torch.where(fitted, largest + gap * spread, largest).to(maxima.dtype)
@@ -124,64 +130,112 @@ def end_point(maxima: Tensor, *, confidence: float = 0.95, constant: float = 1e-
         shape=torch.where(fitted, shape, torch.nan).to(maxima.dtype),
         p_value=torch.where(fitted, p_value, 1).to(maxima.dtype),
         degenerate=fitted & degenerate,
-        no_finite_endpoint=fitted & (shape >= SHAPES[1]),
+        no_finite_endpoint=fitted & (unpenalised - _gumbel_likelihood(below) < least),
     )
 
 
-def _profile(below: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Candidates, their profile log-likelihood and their best shapes, each (P, 2 * CANDIDATES): coarse, then fine."""
+def _profile(below: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Candidates, their profile log-likelihood and best shapes, each (P, COARSE + FINE), and the best without prior."""
     ends = math.log10(NEAREST), math.log10(FURTHEST)
-    coarse = torch.logspace(*ends, CANDIDATES, dtype=below.dtype, device=below.device).expand(len(below), -1)
+    coarse = torch.logspace(*ends, COARSE, dtype=below.dtype, device=below.device).expand(len(below), -1)
     likelihood, shapes = _likelihood(below, coarse)
     best = likelihood.argmax(dim=1, keepdim=True)
     low = coarse.gather(1, (best - 1).clamp_min(0)).log()
-    high = coarse.gather(1, (best + 1).clamp_max(CANDIDATES - 1)).log()
-    share = torch.linspace(0, 1, CANDIDATES, dtype=below.dtype, device=below.device)
+    high = coarse.gather(1, (best + 1).clamp_max(COARSE - 1)).log()
+    share = torch.linspace(0, 1, FINE, dtype=below.dtype, device=below.device)
     fine = torch.exp(low + (high - low) * share)
     fine_likelihood, fine_shapes = _likelihood(below, fine)
     return (
         torch.cat([coarse, fine], dim=1),
         torch.cat([likelihood, fine_likelihood], dim=1),
         torch.cat([shapes, fine_shapes], dim=1),
+        _likelihood(below, coarse, prior=False)[0].amax(dim=1),
     )
 
 
-def _likelihood(below: Tensor, gaps: Tensor) -> tuple[Tensor, Tensor]:
+def _interval(gaps: Tensor, profile: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the profile falls below `least`, (P,), on either side: linear between candidates, in the log of the gap.
+
+    An interval that reaches the first or last candidate has no end there: 0 or infinity.
+    """
+    order = gaps.argsort(dim=1)
+    logs, excess = gaps.gather(1, order).log(), profile.gather(1, order) - least[:, None]
+    positions = torch.arange(excess.shape[1], device=gaps.device)
+    first = torch.where(excess >= 0, positions, excess.shape[1]).amin(dim=1, keepdim=True)
+    last = torch.where(excess >= 0, positions, -1).amax(dim=1, keepdim=True)
+
+    def crossing(inside: Tensor, outside: Tensor) -> Tensor:
+        outside = outside.clamp(0, excess.shape[1] - 1)
+        high, low = excess.gather(1, inside), excess.gather(1, outside)
+        share = (high / (high - low).clamp_min(1e-300)).clamp(0, 1)
+        return (logs.gather(1, inside) * (1 - share) + logs.gather(1, outside) * share).exp().squeeze(1)
+
+    lower = torch.where(first.squeeze(1) == 0, 0, crossing(first, first - 1))
+    upper = torch.where(last.squeeze(1) == excess.shape[1] - 1, torch.inf, crossing(last, last + 1))
+    return lower, upper
+
+
+def _likelihood(below: Tensor, gaps: Tensor, *, prior: bool = True) -> tuple[Tensor, Tensor]:
     """Log-likelihood at the best shape and scale for end-points `gaps` above the largest maximum, each (P, G).
 
     With w = a - y, the best scale is b^c = mean(w^c). The best shape is where c times the derivative,
     n (1 + mean(log w^c) - sum(w^c log w^c) / sum(w^c)) - (log c - prior) / variance, falls through 0: found by
-    bisection in log c, and cut to `SHAPES`.
+    Newton's method in log c within a bracket, and cut to `SHAPES`.
     """
     count = below.shape[1]
-    prior, variance = math.log(SHAPE_PRIOR[0]), SHAPE_PRIOR[1] ** 2
+    centre, precision = math.log(SHAPE_PRIOR[0]), SHAPE_PRIOR[1] ** -2 if prior else 0.0
     logs = torch.log(below[:, None, :] + gaps[:, :, None])
-    centred = logs - logs.mean(dim=2, keepdim=True)
+    mean = logs.mean(dim=2)
+    centred = logs - mean[:, :, None]
     low, high = (torch.full_like(gaps, bound).log() for bound in SHAPES)
-    for _ in range(30):
-        middle = (low + high) / 2
-        powers = middle.exp()[:, :, None] * centred
-        pull = (torch.softmax(powers, dim=2) * powers).sum(dim=2)
-        rising = count * (1 - pull) > (middle - prior) / variance
-        low, high = torch.where(rising, middle, low), torch.where(rising, high, middle)
-    shape = _snap(((low + high) / 2).exp())
-    scaled = shape[:, :, None] * logs
-    log_mean = torch.logsumexp(scaled, dim=2) - torch.log(torch.tensor(count, dtype=below.dtype))
-    likelihood = count * (shape.log() - log_mean - 1) + (shape - 1) * logs.sum(dim=2)
-    return likelihood - (shape.log() - prior) ** 2 / (2 * variance), shape
+    # The logarithm of a Weibull variable has standard deviation pi / (sqrt(6) c).
+    log_shape = (math.pi / math.sqrt(6) / centred.std(dim=2)).clamp(*SHAPES).log()
+    for _ in range(NEWTON_STEPS):
+        powers = log_shape.exp()[:, :, None] * centred
+        weights = torch.softmax(powers, dim=2)
+        pull = (weights * powers).sum(dim=2)
+        curvature = (weights * powers * powers).sum(dim=2) - pull * pull
+        rise = count * (1 - pull) - precision * (log_shape - centre)
+        low, high = torch.where(rise > 0, log_shape, low), torch.where(rise > 0, high, log_shape)
+        newton = log_shape + rise / (count * (pull + curvature) + precision)
+        log_shape = torch.where((newton >= low) & (newton <= high), newton, (low + high) / 2)
+    log_shape = _snapped(log_shape)
+    shape = log_shape.exp()
+    log_mean = torch.logsumexp(shape[:, :, None] * centred, dim=2) + shape * mean - math.log(count)
+    likelihood = count * (log_shape - log_mean - 1) + (shape - 1) * count * mean
+    return likelihood - precision / 2 * (log_shape - centre) ** 2, shape
 
 
-def _snap(shape: Tensor) -> Tensor:
-    """Bisection ends within 1e-8 of a bound where the bound is the answer: make it that bound exactly."""
+def _snapped(log_shape: Tensor) -> Tensor:
+    """The search ends near a bound where the bound is the answer: make it that bound exactly."""
     for bound in SHAPES:
-        shape = torch.where((shape - bound).abs() <= 1e-6 * bound, bound, shape)
-    return shape
+        log_shape = torch.where((log_shape - math.log(bound)).abs() <= 0.02, math.log(bound), log_shape)
+    return log_shape
+
+
+def _gumbel_likelihood(below: Tensor) -> Tensor:
+    """The largest log-likelihood of Gumbel's law, shape (P,).
+
+    With y = -below, its scale s solves s = mean(y) ... in the form f(s) = s - mean(below) + sum(below w) / sum(w) = 0
+    with weights w = exp(below / s): increasing in s, solved by bisection in log s.
+    """
+    count = below.shape[1]
+    mean = below.mean(dim=1)
+    low, high = (torch.full_like(mean, bound).log() for bound in (1e-3, 1e1))
+    for _ in range(40):
+        scale = ((low + high) / 2).exp()
+        weighted = (torch.softmax(below / scale[:, None], dim=1) * below).sum(dim=1)
+        too_large = scale + mean - weighted > 0
+        low, high = torch.where(too_large, low, scale.log()), torch.where(too_large, scale.log(), high)
+    scale = ((low + high) / 2).exp()
+    log_mean = torch.logsumexp(below / scale[:, None], dim=1) - math.log(count)
+    return count * (mean / scale - scale.log() - log_mean - 1)
 
 
 def _fit_p_value(below: Tensor, gap: Tensor, shape: Tensor) -> Tensor:
     ordered = torch.log(below + gap[:, None]).sort(dim=1, descending=True).values * shape[:, None]
     count = below.shape[1]
-    log_scale = torch.logsumexp(ordered, dim=1, keepdim=True) - torch.log(torch.tensor(count, dtype=below.dtype))
+    log_scale = torch.logsumexp(ordered, dim=1, keepdim=True) - math.log(count)
     probability = torch.exp(-torch.exp(ordered - log_scale))
     steps = torch.arange(count + 1, dtype=below.dtype, device=below.device) / count
     distance = torch.maximum(steps[1:] - probability, probability - steps[:-1]).amax(dim=1)

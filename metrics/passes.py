@@ -58,38 +58,61 @@ class Passes:
 
     def logits(self, images: Tensor, rows: Tensor) -> Tensor:
         """The logits of `images`, shape (R, K), without a graph."""
-        self._count(self.forward, rows)
         with torch.no_grad():
-            return self._call(images)
+            return self._call(images, rows)
 
     def logits_and_gradient(
         self, images: Tensor, rows: Tensor, objective: Callable[[Tensor], Tensor]
     ) -> tuple[Tensor, Tensor]:
         """The logits, shape (R, K), and the gradient with respect to each image of `objective(logits)`, shape (R,)."""
-        self._count(self.forward, rows)
         images = images.detach().requires_grad_(True)
         with torch.enable_grad():
-            logits = self._call(images)
+            logits = self._call(images, rows)
             value = objective(logits).sum()
         return logits.detach(), self._gradient(value, images, rows)
 
-    def target_gradients(self, images: Tensor, labels: Tensor, targets: Tensor, rows: Tensor) -> Iterator[Tensor]:
-        """The gradient of logit[label] - logit[target] for each of the T columns of `targets`, shape (R, T).
+    def target_gradients(
+        self, images: Tensor, labels: Tensor, targets: Tensor, rows: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """logit[label] - logit[target], shape (R,), and its gradient for each of the T columns of `targets`, (R, T).
 
         One forward pass serves all targets. Gradients come one by one, so that only one is in memory.
         """
-        self._count(self.forward, rows)
         images = images.detach().requires_grad_(True)
         with torch.enable_grad():
-            logits = self._call(images)
+            logits = self._call(images, rows)
             columns = targets.shape[1]
             for column in range(columns):
-                objective = margin(logits, labels, targets[:, column]).sum()
-                yield self._gradient(objective, images, rows, keep_graph=column + 1 < columns)
+                margins = margin(logits, labels, targets[:, column])
+                keep_graph = column + 1 < columns
+                yield margins.detach(), self._gradient(margins.sum(), images, rows, keep_graph=keep_graph)
 
-    def _call(self, images: Tensor) -> Tensor:
+    def margin_with_graph(
+        self, images: Tensor, labels: Tensor, targets: Tensor, rows: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The images as leaves, and the gradient of logit[label] - logit[target] in a graph, for `hessian_product`."""
+        leaves = images.detach().requires_grad_(True)
+        with torch.enable_grad():
+            objective = margin(self._call(leaves, rows), labels, targets).sum()
+            if not objective.requires_grad:
+                return leaves, torch.zeros_like(leaves)
+            (gradient,) = torch.autograd.grad(objective, leaves, create_graph=True, allow_unused=True)
+        self._count(self.backward, rows)
+        return leaves, torch.zeros_like(leaves) if gradient is None else gradient
+
+    def hessian_product(self, leaves: Tensor, gradient: Tensor, vectors: Tensor, rows: Tensor) -> Tensor:
+        """The Hessian times a vector for each image; counted as two backward passes."""
+        self._count(self.backward, rows.repeat(2))
+        if not gradient.requires_grad:
+            return torch.zeros_like(vectors)
+        (product,) = torch.autograd.grad(gradient, leaves, vectors, retain_graph=True, allow_unused=True)
+        return torch.zeros_like(vectors) if product is None else product.detach()
+
+    def _call(self, images: Tensor, rows: Tensor) -> Tensor:
         # A copy: a model may work in place, on a leaf of the graph or on the caller's images.
         logits = self.model(images.clone())
+        # Counted when it is done: a batch that was too large for the memory is not.
+        self._count(self.forward, rows)
         if isinstance(logits, Tensor) and logits.is_floating_point():
             if not logits.isfinite().all():
                 raise ValueError("got NaN or infinity among the logits of an image in [0, 1], expected finite numbers")
@@ -98,11 +121,12 @@ class Passes:
         return logits
 
     def _gradient(self, objective: Tensor, images: Tensor, rows: Tensor, *, keep_graph: bool = False) -> Tensor:
-        self._count(self.backward, rows)
         if not objective.requires_grad:
             # The logits do not depend on the image in a way that autograd can see: no gradient is a zero gradient.
+            self._count(self.backward, rows)
             return torch.zeros_like(images)
         (gradient,) = torch.autograd.grad(objective, images, retain_graph=keep_graph, allow_unused=True)
+        self._count(self.backward, rows)
         return torch.zeros_like(images) if gradient is None else gradient
 
     def _count(self, passes: Tensor, rows: Tensor) -> None:

@@ -187,7 +187,7 @@ def nearest_classes(search: Search, rows: Tensor, among: int, count: int) -> Nea
     margins = logits.gather(1, labels[:, None]) - logits.gather(1, classes) + slack[:, None]
     shortlist = Shortlist(min(count, classes.shape[1]), images)
     everyone = torch.arange(len(rows), device=rows.device)
-    for column, gradient in enumerate(search.passes.target_gradients(images, labels, classes, rows)):
+    for column, (_, gradient) in enumerate(search.passes.target_gradients(images, labels, classes, rows)):
         gradient = _finite(gradient)  # noqa: PLW2901  # the same one, mended
         amount = (1 + BEYOND) * margins[:, column].clamp_min(0)
         perturbation = nearest_beyond(images, gradient, amount, search.norm)

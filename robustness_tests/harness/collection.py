@@ -7,7 +7,7 @@ import pytest
 from robustness_tests.harness.run import BATCH_SIZES, RUN, Run
 from robustness_tests.harness.workers import visible_gpus
 
-METRICS = ("adversarial_distance", "clever")
+METRICS = ("adversarial_distance", "clever", "anchored_clever")
 """The fixtures that measure; a test that asks for one needs batches of it."""
 
 

@@ -19,7 +19,14 @@ from robustness_tests.harness.values import plain
 
 if TYPE_CHECKING:
     # Importing torch takes seconds; the controller of a distributed run never needs it.
-    from robustness_tests.harness.measurements import BlackBox, DistanceOfImage, Measurements, ScoreOfImage, Subject
+    from robustness_tests.harness.measurements import (
+        AnchoredScoreOfImage,
+        BlackBox,
+        DistanceOfImage,
+        Measurements,
+        ScoreOfImage,
+        Subject,
+    )
 
 
 class AdversarialDistance(Protocol):
@@ -34,6 +41,13 @@ class Clever(Protocol):
 
     def __call__(self, model: Subject, image: int, *, norm: str) -> ScoreOfImage:
         """The CLEVER score of the image with this dataset index."""
+
+
+class AnchoredClever(Protocol):
+    """The fixture `anchored_clever`."""
+
+    def __call__(self, model: Subject, image: int, *, norm: str) -> AnchoredScoreOfImage:
+        """The anchored CLEVER score of the image with this dataset index."""
 
 
 class Measured(Protocol):
@@ -97,6 +111,15 @@ def adversarial_distance(measurements: Measurements) -> AdversarialDistance:
 def clever(measurements: Measurements) -> Clever:
     """Measure the CLEVER score: `clever(model, image, norm=...)`."""
     return lambda model, image, *, norm: measurements.score(model.name, image, norm)
+
+
+@pytest.fixture(scope="session")
+def anchored_clever(measurements: Measurements) -> AnchoredClever:
+    """Measure the CLEVER score anchored at the adversarial example: `anchored_clever(model, image, norm=...)`.
+
+    Another estimator than CLEVER, and never above the adversarial distance by construction.
+    """
+    return lambda model, image, *, norm: measurements.anchored_score(model.name, image, norm)
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import metrics
-from metrics import AdversarialDistances, Attack, CleverScores, Status
+from metrics import AdversarialDistances, AnchoredScores, Attack, CleverScores, Status
 from metrics.norms import length
 from robustness_tests.harness.black_box import QUERIES, BlackBoxAttack, square
 from robustness_tests.harness.reproducible import device_kind, reproducible, resolve_device
@@ -24,10 +24,13 @@ from robustness_tests.subjects.models import load_model, model_digest
 SAMPLES_AT_ONCE = 5
 """CLEVER has many samples of an image, an attack one point: so many more rows make up a pass of the same size."""
 
+NEEDS = {"anchored_clever": ("adversarial_distance", "clever")}
+"""Metrics that are computed from the results of others, for the same images."""
+
 CLEVER_BUDGETS = {
     "quick": {"blocks": 20, "block_size": 12},
     "default": {"blocks": 40, "block_size": 24},
-    "thorough": {"blocks": 80, "block_size": 48},
+    "thorough": {"blocks": 50, "block_size": 64},
 }
 
 
@@ -98,7 +101,22 @@ class ScoreOfImage:
     no_finite_endpoint: bool
     zero_gradient: bool
     broken_gradient: bool
+    masked_gradient: bool
+    blocks: int
     radius: float
+    status: Status
+    forward: int
+    backward: int
+    stored: bool
+
+
+@dataclass(frozen=True)
+class AnchoredScoreOfImage:
+    """The anchored CLEVER score of one image; see `metrics.AnchoredScores`."""
+
+    image: int
+    score: float
+    anchor: int
     status: Status
     forward: int
     backward: int
@@ -184,7 +202,22 @@ class Measurements:
             no_finite_endpoint=bool(row["no_finite_endpoint"]),
             zero_gradient=bool(row["zero_gradient"]),
             broken_gradient=bool(row["broken_gradient"]),
+            masked_gradient=bool(row["masked_gradient"]),
+            blocks=int(row["blocks"]),
             radius=self._radius(norm),
+            status=Status(int(row["status"])),
+            forward=int(row["forward"]),
+            backward=int(row["backward"]),
+            stored=stored,
+        )
+
+    def anchored_score(self, name: str, index: int, norm: str) -> AnchoredScoreOfImage:
+        """The CLEVER score of an image, anchored at the adversarial example that was found."""
+        row, stored = self._row("anchored_clever", name, index, norm)
+        return AnchoredScoreOfImage(
+            image=index,
+            score=float(row["score"]),
+            anchor=int(row["anchor"]),
             status=Status(int(row["status"])),
             forward=int(row["forward"]),
             backward=int(row["backward"]),
@@ -201,17 +234,22 @@ class Measurements:
         if norm not in NORMS:
             raise ValueError(f"got norm={norm!r}, {closest(norm, NORMS)}")
         first = index // self.batch_size * self.batch_size
+        columns, stored = self._columns(metric, name, norm, first)
+        return {column: values[index - first] for column, values in columns.items()}, stored
+
+    def _columns(self, metric: str, name: str, norm: str, first: int) -> tuple[dict[str, Tensor], bool]:
         batch = (metric, name, norm, first)
         if batch not in self._batches:
             self._batches[batch] = self._batch(*batch)
             self.on_batch(batch, self._batches[batch][1])
-        columns, stored = self._batches[batch]
-        return {column: values[index - first] for column, values in columns.items()}, stored
+        return self._batches[batch]
 
     def _batch(self, metric: str, name: str, norm: str, first: int) -> tuple[dict[str, Tensor], bool]:
         model = self.subject(name)
         last = min(first + self.batch_size, len(model.images.labels))
         parameters = self._parameters(metric, norm)
+        # Before the store's lock is taken: one lock at a time.
+        needed = {one: self._columns(one, name, norm, first)[0] for one in NEEDS.get(metric, ())}
         key = Key(
             metric=metric,
             metric_code=_metric_code(),
@@ -228,26 +266,54 @@ class Measurements:
             device=device_kind(model.device),
             torch=torch.__version__,
         )
-        return self.store.fetch(key, lambda: self._measure(metric, model, norm, range(first, last), parameters))
+        return self.store.fetch(key, lambda: self._measure(metric, model, norm, range(first, last), parameters, needed))
 
     def _parameters(self, metric: str, norm: str) -> dict[str, Any]:
         if metric == "adversarial_distance":
             return {"effort": self.run.effort, "batch_size": self.batch_size}
+        if metric == "anchored_clever":
+            return {"needs": {one: self._parameters(one, norm) for one in NEEDS[metric]}}
         samples = {"batch_size": self.batch_size * SAMPLES_AT_ONCE, "radius": self._radius(norm)}
         return samples | CLEVER_BUDGETS[self.run.effort]
 
     def _measure(
-        self, metric: str, model: Subject, norm: str, indices: range, parameters: Mapping[str, Any]
+        self,
+        metric: str,
+        model: Subject,
+        norm: str,
+        indices: range,
+        parameters: Mapping[str, Any],
+        needed: Mapping[str, dict[str, Tensor]],
     ) -> dict[str, Tensor]:
-        measure: Callable[..., AdversarialDistances | CleverScores] = getattr(metrics, metric)
         rows = slice(indices.start, indices.stop)
         images = model.images.images[rows].to(model.device)
         labels = model.images.labels[rows].to(model.device)
         seeds = [seed_of(self.run.seed, metric, model.name, index) for index in indices]
         with reproducible():
-            result = measure(model.network, images, labels, norm=norm, seed=seeds, **parameters)
+            if metric == "anchored_clever":
+                result = _anchored(model, images, labels, norm, needed)
+            else:
+                measure: Callable[..., AdversarialDistances | CleverScores] = getattr(metrics, metric)
+                result = measure(model.network, images, labels, norm=norm, seed=seeds, **parameters)
         columns = {field.name: getattr(result, field.name) for field in fields(result)}
         return {name: column for name, column in columns.items() if column is not None}
+
+
+def _anchored(
+    model: Subject, images: Tensor, labels: Tensor, norm: str, needed: Mapping[str, dict[str, Tensor]]
+) -> AnchoredScores:
+    moved = {
+        metric: {name: column.to(model.device) for name, column in columns.items()}
+        for metric, columns in needed.items()
+    }
+    return metrics.anchored_clever(
+        model.network,
+        images,
+        labels,
+        moved["adversarial_distance"]["adversarial"],
+        CleverScores(**moved["clever"]),
+        norm=norm,  # type: ignore[arg-type]  # one of NORMS, checked by the caller
+    )
 
 
 class BlackBox:

@@ -1,0 +1,161 @@
+"""Anchored CLEVER: the published score, with the gradients on the way to an adversarial example in the maximum."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from metrics.checks import check_choice, check_count
+from metrics.clever import NORMS, CleverScores
+from metrics.gradient_norms.targets import chosen_targets
+from metrics.norms import DUAL, Norm, length
+from metrics.passes import Model, Passes, check_images, check_model, checked_logits, differentiating, margin
+from metrics.results import concatenate
+from metrics.status import Status
+
+
+@dataclass(frozen=True)
+class AnchoredScores:
+    """The anchored CLEVER scores of N images; every tensor has shape (N,), on the device of the images.
+
+    Attributes:
+        score: the CLEVER score, or margin / steepest place on the segment if that is smaller; never above the distance
+            of the adversarial example. NaN where there is no CLEVER score, or no adversarial example.
+        lipschitz: the steepest place found on the segment: the largest dual norm of the gradient of the margin towards
+            the class of the adversarial example, or the mean slope on the way there.
+        anchor: that class; -1 where there is no score.
+        status: `Status` numbers: those of CLEVER, and censored where there is no adversarial example.
+        forward: forward passes spent on each image.
+        backward: backward passes spent on each image.
+    """
+
+    score: Tensor
+    lipschitz: Tensor
+    anchor: Tensor
+    status: Tensor
+    forward: Tensor
+    backward: Tensor
+
+
+def anchored_clever(
+    model: Model,
+    images: Tensor,
+    labels: Tensor,
+    adversarial: Tensor,
+    scores: CleverScores,
+    *,
+    norm: Norm,
+    points: int = 16,
+    batch_size: int = 100,
+) -> AnchoredScores:
+    """Lower each CLEVER score to what the gradients between the image and an adversarial example say.
+
+    Random points of a ball in many dimensions never meet its steepest places, so CLEVER overestimates. The segment to
+    an adversarial example is where the class does change: by the mean value theorem its largest dual norm is at least
+    margin / distance. So the anchored score is at most the distance of that example **by construction**: that it is
+    says nothing. What can be asked of it is how near it is to the true distance, and how often above.
+
+    Args:
+        model: a deterministic callable from images to logits (N, K), in evaluation mode, normalisation inside.
+        images: shape (N, C, H, W), float32 or float64, values in [0, 1].
+        labels: true classes, int64, shape (N,).
+        adversarial: what an attack found for each image, shape (N, C, H, W), values in [0, 1]; see
+            `adversarial_distance(...).adversarial`. A row that is not misclassified counts as none.
+        scores: the CLEVER scores of these images in this norm.
+        norm: "linf", "l2" or "l1", the norm of the perturbation.
+        points: places on each segment where the gradient is taken: the middles of as many equal parts.
+        batch_size: the most rows that pass through the model at once.
+
+    Raises:
+        ValueError: for adversarial examples of another shape, scores of other images, and all that `clever` refuses.
+
+    Example:
+        One pixel of 64 has a cliff at 0.5, and the boundary is at 0.55. No sample gets there, and the score is at its
+        cap; the segment to the adversarial example does.
+
+        >>> from metrics import clever
+        >>> def model(images):
+        ...     pixel = images.flatten(1)[:, :1]
+        ...     return torch.cat([-pixel - 9 * (pixel - 0.5).relu(), torch.full_like(pixel, -1)], dim=1)
+        >>> image, label = torch.zeros(1, 1, 8, 8), torch.tensor([0])
+        >>> adversarial = image.clone()
+        >>> adversarial[0, 0, 0, 0] = 0.56
+        >>> found = clever(model, image, label, norm="l2", radius=0.9)
+        >>> anchored = anchored_clever(model, image, label, adversarial, found, norm="l2")
+        >>> round(float(found.score), 3), round(float(anchored.score), 3)
+        (0.9, 0.1)
+    """
+    check_choice("norm", norm, NORMS)
+    check_count("points", points, 1)
+    check_count("batch_size", batch_size, 1)
+    check_images(images, labels)
+    check_model(model)
+    if not isinstance(adversarial, Tensor) or adversarial.shape != images.shape or adversarial.dtype != images.dtype:
+        got = f"{tuple(adversarial.shape)} of {adversarial.dtype}" if isinstance(adversarial, Tensor) else adversarial
+        raise ValueError(f"got adversarial examples {got}, expected {tuple(images.shape)} of {images.dtype}")
+    check_images(adversarial, labels)
+    if len(scores.score) != len(images):
+        raise ValueError(f"got {len(scores.score)} CLEVER scores for {len(images)} images, expected one for each")
+    at_once = max(1, batch_size // points)
+    parts = []
+    with differentiating(model):
+        for first in range(0, len(images), at_once):
+            part = slice(first, first + at_once)
+            own = CleverScores(**{name: column[part] for name, column in vars(scores).items()})
+            parts.append(_anchored(model, images[part], labels[part], adversarial[part], own, norm, points))
+    return concatenate(parts)
+
+
+def _anchored(
+    model: Model,
+    images: Tensor,
+    labels: Tensor,
+    adversarial: Tensor,
+    scores: CleverScores,
+    norm: Norm,
+    points: int,
+) -> AnchoredScores:
+    passes = Passes(model, len(images), images.device)
+    everything = torch.arange(len(images), device=images.device)
+    logits = checked_logits(passes, images, labels, everything)
+    beyond = passes.logits(adversarial, everything)
+    anchor = chosen_targets("top-2", beyond, labels, []).squeeze(1)
+    change = margin(logits, labels, anchor) - margin(beyond, labels, anchor)
+    fooled = margin(beyond, labels) <= 0
+
+    scored = scores.score.isfinite()
+    status = torch.where(scored & ~fooled, Status.CENSORED, scores.status)
+    rows = (scored & fooled).nonzero().flatten()
+    score, lipschitz = torch.full_like(scores.score, torch.nan), torch.full_like(scores.score, torch.nan)
+    if len(rows):
+        steepest = _steepest(passes, images, labels, adversarial, anchor, rows, norm, points)
+        distance = length(adversarial[rows] - images[rows], norm)
+        # The mean slope is there without a gradient, and is what a coarse segment might miss.
+        lipschitz[rows] = steepest.maximum(change[rows] / distance)
+        bound = margin(logits, labels, anchor)[rows] / lipschitz[rows]
+        score[rows] = torch.minimum(scores.score[rows], bound)
+        lowered = rows[bound < scores.score[rows]]
+        status[lowered] = Status.ESTIMATED
+    anchor = torch.where(score.isfinite(), anchor, -1)
+    return AnchoredScores(score, lipschitz, anchor, status, passes.forward, passes.backward)
+
+
+def _steepest(
+    passes: Passes,
+    images: Tensor,
+    labels: Tensor,
+    adversarial: Tensor,
+    anchor: Tensor,
+    rows: Tensor,
+    norm: Norm,
+    points: int,
+) -> Tensor:
+    """The largest dual norm of the gradient of the margin towards `anchor` on the segments of `rows`, shape (R,)."""
+    shares = (torch.arange(points, dtype=images.dtype, device=images.device) + 0.5) / points
+    way = adversarial[rows] - images[rows]
+    places = images[rows, None] + shares.view(1, -1, *[1] * (images.dim() - 1)) * way[:, None]
+    owners = rows.repeat_interleave(points)
+    found = passes.target_gradients(places.flatten(0, 1), labels[owners], anchor[owners, None], owners)
+    ((_, gradient),) = found
+    norms = length(gradient, DUAL[norm]).view(len(rows), points)
+    return torch.where(norms.isfinite(), norms, 0).amax(dim=1)

@@ -1,0 +1,128 @@
+"""Block maxima of gradient norms at random points: one pool of points for all targets of an image, drawn as needed."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from metrics.batches import halving_batches
+from metrics.gradient_norms.laws import Law, perturbations
+from metrics.norms import DUAL, Norm, length
+from metrics.passes import Passes, rounding_slack
+
+
+class GradientNorms:
+    """What has been sampled so far around N images, for T targets each, in M norms that share the points.
+
+    A sample is the gradient of logit[label] - logit[target] at a random point of [0, 1] within the radius. Samples are
+    kept as maxima of blocks; every table below is filled up to the blocks that `draw` was asked for.
+
+    Attributes:
+        margins: of the clean images, shape (N, T).
+        maxima: largest dual norm of a block, shape (M, N, T, B). NaN or infinite if a gradient is.
+        slopes: largest |change of the margin| / norm of the perturbation of a block, rounding taken off, shape
+            (M, N, T, B). By the mean value theorem no larger than the largest dual norm there is.
+        zeros: samples of a block whose gradient is zero, shape (N, T, B).
+    """
+
+    def __init__(
+        self,
+        passes: Passes,
+        images: Tensor,
+        labels: Tensor,
+        logits: Tensor,
+        targets: Tensor,
+        radius: Tensor,
+        *,
+        norms: Sequence[Norm],
+        law: Law,
+        blocks: int,
+        block_size: int,
+        batch_size: int,
+        generators: Sequence[torch.Generator],
+    ) -> None:
+        self.passes = passes
+        self.images = images
+        self.labels = labels
+        self.targets = targets
+        self.radius = radius
+        self.norms = tuple(norms)
+        self.law = law
+        self.block_size = block_size
+        self.batch_size = batch_size
+        self.generators = generators
+        self.margins = logits.gather(1, labels[:, None]) - logits.gather(1, targets)
+        # Of two margins, that of the image and that of the sample.
+        self.slack = 2 * rounding_slack(logits, labels, passes.eps)
+        self.maxima = torch.zeros(len(self.norms), *targets.shape, blocks, dtype=images.dtype, device=images.device)
+        self.slopes = torch.zeros_like(self.maxima)
+        self.zeros = torch.zeros(*targets.shape, blocks, dtype=torch.long, device=images.device)
+
+    def at_images(self, rows: Tensor) -> Tensor:
+        """The dual norms of the gradients at the images themselves, shape (M, R, T)."""
+        columns = torch.arange(self.targets.shape[1], device=rows.device).expand(len(rows), -1)
+        return self._in_batches(self.images[rows], rows, columns)[0]
+
+    def draw(self, wanted: Tensor, blocks: range) -> None:
+        """Fill in `blocks` for the targets that are `wanted`, bool, shape (N, T)."""
+        counts = wanted.sum(dim=1)
+        for count in counts.unique().tolist():
+            if count and len(blocks):
+                # Images with the same number of targets share batches, so that no backward pass is spent on a filler.
+                rows = (counts == count).nonzero().flatten()
+                columns = wanted[rows].nonzero()[:, 1].view(len(rows), count)
+                self._draw(rows, columns, blocks)
+
+    def _draw(self, rows: Tensor, columns: Tensor, blocks: range) -> None:
+        block_of = torch.arange(blocks.start, blocks.stop, device=rows.device).repeat(len(rows))
+        position_of = torch.arange(len(rows), device=rows.device).repeat_interleave(len(blocks))
+        at_once = max(1, self.batch_size // self.block_size)
+        for block, position in zip(block_of.split(at_once), position_of.split(at_once), strict=True):
+            self._draw_blocks(rows[position], columns[position], block)
+
+    def _draw_blocks(self, rows: Tensor, columns: Tensor, blocks: Tensor) -> None:
+        """U blocks of samples, each with its image, its targets (U, T') and its place; all tensors start with U."""
+        points = torch.cat([self._points(row) for row in rows.tolist()])
+        owners = rows.repeat_interleave(self.block_size)
+        norms, slopes = self._in_batches(points, owners, columns.repeat_interleave(self.block_size, dim=0))
+        place = rows[:, None], columns, blocks[:, None]
+        by_block = len(self.norms), len(rows), self.block_size, columns.shape[1]
+        self.maxima[:, *place] = norms.view(by_block).amax(dim=2)
+        self.slopes[:, *place] = slopes.view(by_block).amax(dim=2)
+        self.zeros[place] = (norms[0] == 0).view(by_block[1:]).sum(dim=1)
+
+    def _points(self, row: int) -> Tensor:
+        """One block of points around an image; always drawn as a block, so that batches do not change them."""
+        image = self.images[row]
+        drawn = perturbations(
+            self.law, self.norms[0], self.block_size, image.shape, self.generators[row], image.dtype
+        )
+        return drawn.mul_(self.radius[row]).add_(image).clamp_(0, 1)
+
+    def _in_batches(self, points: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        def measured(first: int, last: int) -> tuple[Tensor, Tensor]:
+            part = slice(first, last)
+            return self._at(points[part], rows[part], columns[part])
+
+        parts = halving_batches(measured, len(points), self.batch_size)
+        if len(parts) > 1:
+            self.batch_size = max(1, parts[1][0])  # what fitted into the memory, for the next ones too
+        norms, slopes = zip(*(part for _, part in parts), strict=True)
+        return torch.cat(norms, dim=1), torch.cat(slopes, dim=1)
+
+    def _at(self, points: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Dual norms and slopes at points, each (M, P, T')."""
+        targets = self.targets[rows].gather(1, columns)
+        clean = self.margins[rows].gather(1, columns)
+        # Too near the image, a slope is mostly rounding.
+        nearest = 1e-3 * self.radius[rows]
+        steps = [length(points - self.images[rows], norm).maximum(nearest) for norm in self.norms]
+        norms = torch.empty(len(self.norms), *columns.shape, dtype=points.dtype, device=points.device)
+        slopes = torch.empty_like(norms)
+        gradients = self.passes.target_gradients(points, self.labels[rows], targets, rows)
+        for column, (margins, gradient) in enumerate(gradients):
+            change = ((margins - clean[:, column]).abs() - self.slack[rows]).clamp_min(0)
+            for index, norm in enumerate(self.norms):
+                norms[index, :, column] = length(gradient, DUAL[norm])
+                slopes[index, :, column] = change / steps[index]
+        return norms, slopes
