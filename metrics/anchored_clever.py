@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from metrics.batches import halving_batches
 from metrics.checks import check_choice, check_count
 from metrics.clever import NORMS, CleverScores
 from metrics.gradient_norms.targets import chosen_targets
-from metrics.norms import DUAL, Norm, length
+from metrics.norms import DUAL, Norm, length, per_row
 from metrics.passes import Model, Passes, check_images, check_model, checked_logits, differentiating, margin
 from metrics.results import concatenate
 from metrics.status import Status
@@ -61,7 +62,7 @@ def anchored_clever(
         labels: true classes, int64, shape (N,).
         adversarial: what an attack found for each image, shape (N, C, H, W), values in [0, 1]; see
             `adversarial_distance(...).adversarial`. A row that is not misclassified counts as none.
-        scores: the CLEVER scores of these images in this norm.
+        scores: the CLEVER scores of these images, in this norm and of this model, which nothing here can check.
         norm: "linf", "l2" or "l1", the norm of the perturbation.
         points: places on each segment where the gradient is taken: the middles of as many equal parts.
         batch_size: the most rows that pass through the model at once.
@@ -96,14 +97,15 @@ def anchored_clever(
     check_images(adversarial, labels)
     if len(scores.score) != len(images):
         raise ValueError(f"got {len(scores.score)} CLEVER scores for {len(images)} images, expected one for each")
-    at_once = max(1, batch_size // points)
-    parts = []
+    images, adversarial, labels = images.detach(), adversarial.detach(), labels.clone()
+
+    def measured(first: int, last: int) -> AnchoredScores:
+        part = slice(first, last)
+        own = CleverScores(**{name: column[part] for name, column in vars(scores).items()})
+        return _anchored(model, images[part], labels[part], adversarial[part], own, norm, points, batch_size)
+
     with differentiating(model):
-        for first in range(0, len(images), at_once):
-            part = slice(first, first + at_once)
-            own = CleverScores(**{name: column[part] for name, column in vars(scores).items()})
-            parts.append(_anchored(model, images[part], labels[part], adversarial[part], own, norm, points))
-    return concatenate(parts)
+        return concatenate([part for _, part in halving_batches(measured, len(images), batch_size)])
 
 
 def _anchored(
@@ -114,6 +116,7 @@ def _anchored(
     scores: CleverScores,
     norm: Norm,
     points: int,
+    batch_size: int,
 ) -> AnchoredScores:
     passes = Passes(model, len(images), images.device)
     everything = torch.arange(len(images), device=images.device)
@@ -128,7 +131,7 @@ def _anchored(
     rows = (scored & fooled).nonzero().flatten()
     score, lipschitz = torch.full_like(scores.score, torch.nan), torch.full_like(scores.score, torch.nan)
     if len(rows):
-        steepest = _steepest(passes, images, labels, adversarial, anchor, rows, norm, points)
+        steepest = _steepest(passes, images, labels, adversarial, anchor, rows, norm, points, batch_size)
         distance = length(adversarial[rows] - images[rows], norm)
         # The mean slope is there without a gradient, and is what a coarse segment might miss.
         lipschitz[rows] = steepest.maximum(change[rows] / distance)
@@ -149,13 +152,18 @@ def _steepest(
     rows: Tensor,
     norm: Norm,
     points: int,
+    batch_size: int,
 ) -> Tensor:
     """The largest dual norm of the gradient of the margin towards `anchor` on the segments of `rows`, shape (R,)."""
     shares = (torch.arange(points, dtype=images.dtype, device=images.device) + 0.5) / points
     way = adversarial[rows] - images[rows]
-    places = images[rows, None] + shares.view(1, -1, *[1] * (images.dim() - 1)) * way[:, None]
-    owners = rows.repeat_interleave(points)
-    found = passes.target_gradients(places.flatten(0, 1), labels[owners], anchor[owners, None], owners)
-    ((_, gradient),) = found
-    norms = length(gradient, DUAL[norm]).view(len(rows), points)
-    return torch.where(norms.isfinite(), norms, 0).amax(dim=1)
+
+    def norms(first: int, last: int) -> Tensor:
+        place = torch.arange(first, last, device=rows.device)
+        segment, owner = place // points, rows[place // points]
+        there = images[owner] + per_row(shares[place % points], images) * way[segment]
+        ((_, gradient),) = passes.target_gradients(there, labels[owner], anchor[owner, None], owner)
+        return length(gradient, DUAL[norm])
+
+    found = torch.cat([part for _, part in halving_batches(norms, len(rows) * points, batch_size)])
+    return torch.where(found.isfinite(), found, 0).view(len(rows), points).amax(dim=1)

@@ -1,7 +1,7 @@
 """What is known of the CLEVER scores in one norm while sampling goes on: targets in the running, fits, flags."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -12,6 +12,13 @@ from metrics.status import Status
 
 AT_IMAGE = 1.6
 """The gradient at the image itself says less than a block of samples: so many times more slack in dropping targets."""
+
+SURELY_ZERO = 0.95
+"""Share of zero gradients that ends an image at once; half of them do at the last look."""
+
+MASKED = 10.0
+"""A margin that changes so many times faster than its steepest gradient allows has another function's gradients. By
+less, the samples may just have missed a steep place."""
 
 NUMBERS = ("score", "lower", "upper", "raw", "margin", "lipschitz", "shape", "p_value")
 FLAGS = (
@@ -32,19 +39,20 @@ class Estimate:
         index: of the norm.
         correct: the images that are classified correctly, bool, shape (N,); the others have no score.
         radius: the most that a score can be, shape (N,).
-        pruning: a target stays while its score in the first block is at most this many times the smallest; the square
-            root of that after the first look, its square root after the second.
+        pruning: the most slack that a target gets after the first block: it stays while its score there is at most this
+            many times the smallest. Where the norms of its gradients hardly differ it gets less, see `prune_by_pilot`.
     """
 
-    def __init__(
-        self, gradients: GradientNorms, index: int, correct: Tensor, radius: Tensor, pruning: float
-    ) -> None:
+    def __init__(self, gradients: GradientNorms, index: int, correct: Tensor, radius: Tensor, pruning: float) -> None:
         self.gradients = gradients
         self.maxima = gradients.maxima[index]
+        self.means = gradients.means[index]
         self.slopes = gradients.slopes[index]
         self.margins = gradients.margins
         self.radius = radius
         self.pruning = pruning
+        self.slack = torch.full_like(self.margins, pruning)
+        self.at_image = torch.zeros_like(self.margins)
         self.active = correct.clone()
         self.kept = correct[:, None].expand_as(self.margins).clone()
         count, like = len(correct), self.margins
@@ -58,71 +66,81 @@ class Estimate:
         """The targets that more samples are needed of, bool, shape (N, T)."""
         return self.kept & self.active[:, None]
 
-    def prune_by_image(self, rows: Tensor, largest: Tensor) -> None:
+    def prune_by_image(self, rows: Tensor, norms: Tensor) -> None:
         """Drop targets by the dual norms at the images `rows`, shape (R, T)."""
-        self._prune(rows, self.margins[rows] / largest, self.pruning * AT_IMAGE)
+        self.at_image[rows] = norms
+        # Zero there says nothing: a margin may have its maximum at the image.
+        undecided = (norms == 0) | ~norms.isfinite()
+        self._prune(rows, self.margins[rows] / norms, AT_IMAGE * self.slack[rows], undecided)
 
     def prune_by_pilot(self) -> None:
-        """Drop targets by the first block, and images that it shows to have no gradients."""
-        self._give_up_without_gradients(1)
+        """Drop targets by the first block, and images that it shows to have no gradients.
+
+        The largest norm of a block of 64 is some 1.1 times the mean for a network on CIFAR-10 and 3 times in a ball that
+        is large for the network. The square of that is how much further the end-point may well be.
+        """
+        if math.isfinite(self.pruning):
+            spread = self.maxima[:, :, 0] / self.means[:, :, 0]
+            self.slack = torch.where(spread.isfinite(), spread**2, self.pruning).clamp(1, self.pruning)
         rows = self.active.nonzero().flatten()
         if len(rows):
-            raw = self.margins[rows] / self.maxima[rows, :, 0]
-            self._prune(rows, torch.where(self.kept[rows], raw, torch.inf), self.pruning)
+            largest = self.maxima[rows, :, 0].maximum(self._floor(rows, 1))
+            self._prune(rows, self.margins[rows] / largest, self.slack[rows], ~largest.isfinite())
+        self._give_up_without_gradients(1, SURELY_ZERO)
 
     def look(self, blocks: int, tolerance: float) -> None:
         """Fit `blocks` maxima of each target that is left, and end images whose interval is narrow enough."""
-        self._give_up_without_gradients(blocks)
+        last = blocks == self.maxima.shape[2]
+        self._give_up_without_gradients(blocks, 0.5 if last else SURELY_ZERO)
         rows = self.active.nonzero().flatten()
         if not len(rows):
             return
         kept, margins = self.kept[rows], self.margins[rows]
-        maxima = self.maxima[rows, :, :blocks]
-        fits = end_point(maxima[kept])
+        maxima, floor = self.maxima[rows, :, :blocks], self._floor(rows, blocks)
+        fits = _raised(end_point(maxima[kept]), floor[kept])
         scores = torch.full_like(margins, torch.inf)
         scores[kept] = margins[kept] / fits.estimate
         winner = _winner(scores, kept, fits)
-        self._write(rows, winner, margins, maxima, kept, blocks)
-        self._give_up_masked(rows, kept, fits, blocks)
+        raw = torch.where(kept, margins / maxima.amax(dim=2).maximum(floor), torch.inf).amin(dim=1)
+        self._write(rows, winner, margins, raw, blocks)
+        self._give_up_masked(rows, kept, blocks)
         # Every look knows more than the one before, and needs less slack.
-        self.pruning = math.sqrt(self.pruning)
-        self._prune(rows, scores, self.pruning)
+        self.slack = self.slack.sqrt()
+        self._prune(rows, scores, self.slack[rows], torch.zeros_like(kept))
         # Relative to the score, margin / end-point: the margin cancels.
         half_width = winner.fit.estimate * (1 / winner.fit.lower - 1 / winner.fit.upper) / 2
-        self.active[rows[half_width <= tolerance]] = False
+        # A score that is at the radius even at the lower end of its interval is "at least", however long one samples.
+        capped = self.numbers["lower"][rows] >= self.radius[rows]
+        self.active[rows[(half_width <= tolerance) | capped]] = False
 
     def columns(self) -> dict[str, Tensor]:
         """The columns of `CleverScores`, but for the passes."""
-        return {
-            **self.numbers,
-            **self.flags,
-            "target": self.target,
-            "blocks": self.blocks,
-            "status": self.status,
-        }
+        return {**self.numbers, **self.flags, "target": self.target, "blocks": self.blocks, "status": self.status}
 
-    def _prune(self, rows: Tensor, scores: Tensor, factor: float) -> None:
-        # A zero gradient makes a score infinite, a broken one NaN. Such a target goes on, to be reported.
-        finite = scores.isfinite()
-        smallest = torch.where(finite, scores, torch.inf).amin(dim=1, keepdim=True)
-        self.kept[rows] &= (scores <= factor * smallest) | ~finite
+    def _floor(self, rows: Tensor, blocks: int) -> Tensor:
+        """What the largest dual norm is at least, whatever a fit says: the one at the image, and the steepest slope."""
+        return self.at_image[rows].maximum(self.slopes[rows, :, :blocks].amax(dim=2))
 
-    def _give_up_without_gradients(self, blocks: int) -> None:
+    def _prune(self, rows: Tensor, scores: Tensor, slack: Tensor, undecided: Tensor) -> None:
+        """Drop what is above `slack` times the smallest score; the `undecided` go on, and are nobody's measure."""
+        smallest = torch.where(self.kept[rows] & ~undecided, scores, torch.inf).amin(dim=1, keepdim=True)
+        self.kept[rows] &= (scores <= slack * smallest) | undecided | smallest.isinf()
+
+    def _give_up_without_gradients(self, blocks: int, share: float) -> None:
         wanted = self.wanted()
         zeros = self.gradients.zeros[:, :, :blocks].sum(dim=2)
-        zero = (wanted & (2 * zeros >= blocks * self.gradients.block_size)).any(dim=1)
-        broken = (wanted & ~self.maxima[:, :, :blocks].amax(dim=2).isfinite()).any(dim=1)
+        zero = (wanted & (zeros >= share * blocks * self.gradients.block_size)).any(dim=1)
+        norms = self.maxima[:, :, :blocks].amax(dim=2) + self.at_image
+        broken = (wanted & ~norms.isfinite()).any(dim=1)
         self.flags["zero_gradient"] |= zero
         self.flags["broken_gradient"] |= broken
         self._give_up(zero | broken)
 
-    def _give_up_masked(self, rows: Tensor, kept: Tensor, fits: EndPoint, blocks: int) -> None:
-        largest = torch.full_like(self.margins[rows], torch.inf)
-        largest[kept] = fits.estimate
-        # A thousandth for the rounding of the perturbation and its norm.
-        steeper = (self.slopes[rows, :, :blocks].amax(dim=2) > 1.001 * largest).any(dim=1)
+    def _give_up_masked(self, rows: Tensor, kept: Tensor, blocks: int) -> None:
+        slopes, norms = (table[rows, :, :blocks].amax(dim=2) for table in (self.slopes, self.maxima))
+        norms = norms.maximum(self.at_image[rows])
         masked = torch.zeros_like(self.active)
-        masked[rows] = steeper
+        masked[rows] = (kept & (slopes > MASKED * norms)).any(dim=1)
         self.flags["masked_gradient"] |= masked
         self._give_up(masked)
 
@@ -136,9 +154,7 @@ class Estimate:
         for name in ("saturated", "degenerate_fit", "no_finite_endpoint"):
             self.flags[name][images] = False
 
-    def _write(
-        self, rows: Tensor, winner: "_Winner", margins: Tensor, maxima: Tensor, kept: Tensor, blocks: int
-    ) -> None:
+    def _write(self, rows: Tensor, winner: "_Winner", margins: Tensor, raw: Tensor, blocks: int) -> None:
         fit, radius = winner.fit, self.radius[rows]
         column = winner.column[:, None]
         bound = margins.gather(1, column).squeeze(1)
@@ -147,7 +163,7 @@ class Estimate:
             "score": score.minimum(radius),
             "lower": (bound / fit.upper).minimum(radius),
             "upper": (bound / fit.lower).minimum(radius),
-            "raw": torch.where(kept, margins / maxima.amax(dim=2), torch.inf).amin(dim=1),
+            "raw": raw,
             "margin": bound,
             "lipschitz": fit.estimate,
             "shape": fit.shape,
@@ -163,6 +179,11 @@ class Estimate:
         self.status[rows] = torch.where(score >= radius, Status.SATURATED, Status.ESTIMATED)
 
 
+def _raised(fits: EndPoint, floor: Tensor) -> EndPoint:
+    """End-points and their intervals, nowhere below what the end-point is known to be at least."""
+    return replace(fits, **{name: getattr(fits, name).maximum(floor) for name in ("estimate", "lower", "upper")})
+
+
 @dataclass(frozen=True)
 class _Winner:
     """The target with the smallest score of each image: its column, and its fit."""
@@ -175,4 +196,4 @@ def _winner(scores: Tensor, kept: Tensor, fits: EndPoint) -> _Winner:
     column = scores.argmin(dim=1)
     # Where in the list of all fits the winner's stands.
     position = (kept.flatten().cumsum(0) - 1).view(kept.shape).gather(1, column[:, None]).squeeze(1)
-    return _Winner(column, EndPoint(**{name: value[position] for name, value in vars(fits).items()}))
+    return _Winner(column, EndPoint(**{one.name: getattr(fits, one.name)[position] for one in fields(fits)}))

@@ -28,7 +28,7 @@ SHAPES = (1.0, 100.0)
 of blocks that is ever drawn."""
 
 SHAPE_PRIOR = (6.0, 1.0)
-"""Median of the shape's prior, and the standard deviation of its logarithm: 95 % of it lies between 0.8 and 43. Shapes
+"""Median of the shape's prior, and the standard deviation of its logarithm: 95 % of it lies below 43. Shapes
 from 6 to 50 were fitted to 500 maxima of 1,024 gradient norms of trained networks."""
 
 COARSE, FINE = 48, 32
@@ -77,8 +77,9 @@ class EndPoint:
 def end_point(maxima: Tensor, *, confidence: float = 0.95, constant: float = 1e-6) -> EndPoint:
     """Estimate the end-points of P distributions from `B` independent block maxima each.
 
-    The 95 % interval covers in 93 to 97 % of cases for shapes from 1 to about 15. Where the true shape is larger, the
-    prior pulls the end-point inwards and the interval covers less: 72 % at 30, from 40 maxima.
+    The 95 % interval covers in 93 to 97 % of cases for shapes from 1.5 to about 20, from 20 maxima on (91 % at shape 1).
+    Where the true shape is larger, the prior pulls the end-point inwards and the interval covers less: from 50 maxima
+    85 % at shape 30 and 30 % at 60. It is then 6 and 8 % of the whole too small, for a law whose scale is a tenth of it.
 
     Args:
         maxima: shape (P, B), B >= 3, finite.
@@ -189,7 +190,7 @@ def _likelihood(below: Tensor, gaps: Tensor, *, prior: bool = True) -> tuple[Ten
     centred = logs - mean[:, :, None]
     low, high = (torch.full_like(gaps, bound).log() for bound in SHAPES)
     # The logarithm of a Weibull variable has standard deviation pi / (sqrt(6) c).
-    log_shape = (math.pi / math.sqrt(6) / centred.std(dim=2)).clamp(*SHAPES).log()
+    log_shape = (math.pi / math.sqrt(6) / centred.std(dim=2, correction=0)).clamp(*SHAPES).log()
     for _ in range(NEWTON_STEPS):
         powers = log_shape.exp()[:, :, None] * centred
         weights = torch.softmax(powers, dim=2)

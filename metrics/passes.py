@@ -111,7 +111,7 @@ class Passes:
     def _call(self, images: Tensor, rows: Tensor) -> Tensor:
         # A copy: a model may work in place, on a leaf of the graph or on the caller's images.
         logits = self.model(images.clone())
-        # Counted when it is done: a batch that was too large for the memory is not.
+        # Counted when it is done: a forward pass that was too large for the memory is none.
         self._count(self.forward, rows)
         if isinstance(logits, Tensor) and logits.is_floating_point():
             if not logits.isfinite().all():

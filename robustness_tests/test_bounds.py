@@ -7,8 +7,8 @@ import pytest
 from metrics import Status
 from metrics.statistics import median, share
 
-ROUNDING = 1e-4
-"""Relative: of a margin over a slope that was computed from the same margin."""
+ROUNDING = 1e-5
+"""Relative: where a network is linear, both are the same number, and the last bits must not decide."""
 
 
 def verdict(score, distance):
@@ -22,7 +22,7 @@ def verdict(score, distance):
         return None, "censored: no adversarial example was found that could contradict the score"
     if score.status is Status.UNAVAILABLE:
         return False, f"no CLEVER score: {masking(score)}, so the model hides its gradients"
-    if score.score > distance.distance:
+    if score.score > distance.distance * (1 + ROUNDING):
         return False, f"CLEVER {score.score:.4f} is above the adversarial distance {distance.distance:.4f}"
     if score.status is Status.SATURATED:
         return None, f"CLEVER is at its radius {score.radius:g}, which says only: at least"
@@ -35,7 +35,7 @@ def masking(score):
         return "half of the sampled gradients or more are zero"
     if score.broken_gradient:
         return "a sampled gradient is not finite"
-    return "the margin changes faster than the sampled gradients allow"
+    return "a margin changes much faster than the sampled gradients allow"
 
 
 def test_clever_below_distance(model, norm, image, clever, adversarial_distance, measured):

@@ -20,6 +20,7 @@ class GradientNorms:
     Attributes:
         margins: of the clean images, shape (N, T).
         maxima: largest dual norm of a block, shape (M, N, T, B). NaN or infinite if a gradient is.
+        means: mean dual norm of a block, shape (M, N, T, B).
         slopes: largest |change of the margin| / norm of the perturbation of a block, rounding taken off, shape
             (M, N, T, B). By the mean value theorem no larger than the largest dual norm there is.
         zeros: samples of a block whose gradient is zero, shape (N, T, B).
@@ -55,6 +56,7 @@ class GradientNorms:
         # Of two margins, that of the image and that of the sample.
         self.slack = 2 * rounding_slack(logits, labels, passes.eps)
         self.maxima = torch.zeros(len(self.norms), *targets.shape, blocks, dtype=images.dtype, device=images.device)
+        self.means = torch.zeros_like(self.maxima)
         self.slopes = torch.zeros_like(self.maxima)
         self.zeros = torch.zeros(*targets.shape, blocks, dtype=torch.long, device=images.device)
 
@@ -88,6 +90,7 @@ class GradientNorms:
         place = rows[:, None], columns, blocks[:, None]
         by_block = len(self.norms), len(rows), self.block_size, columns.shape[1]
         self.maxima[:, *place] = norms.view(by_block).amax(dim=2)
+        self.means[:, *place] = norms.view(by_block).mean(dim=2)
         self.slopes[:, *place] = slopes.view(by_block).amax(dim=2)
         self.zeros[place] = (norms[0] == 0).view(by_block[1:]).sum(dim=1)
 

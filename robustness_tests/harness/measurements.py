@@ -30,7 +30,7 @@ NEEDS = {"anchored_clever": ("adversarial_distance", "clever")}
 CLEVER_BUDGETS = {
     "quick": {"blocks": 20, "block_size": 12},
     "default": {"blocks": 40, "block_size": 24},
-    "thorough": {"blocks": 50, "block_size": 64},
+    "thorough": {"blocks": 56, "block_size": 64},
 }
 
 

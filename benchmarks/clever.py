@@ -1,0 +1,307 @@
+"""CLEVER on real networks: against the original at full size, against ART, against distances; what it costs.
+
+    python benchmarks/clever.py original       # our scores beside the authors' fit of 500 x 1,024 samples
+    python benchmarks/clever.py art            # passes and time beside ART's clever_u, at equal samples
+    python benchmarks/clever.py distances      # share of CLEVER <= distance, ratio, anchored scores
+    python benchmarks/clever.py radius         # what the radius does
+    python benchmarks/clever.py time           # overhead of a pass, share of the fits; ResNet-20 and small CNN
+    python benchmarks/clever.py make-original  # draw the block maxima of clever_reference.npz anew: hours
+
+All but `art` need nothing but the suite; all but the digits need the shared networks, see subjects.py.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from end_points import original
+from scipy import stats
+from subjects import subject
+
+from metrics import Status, adversarial_distance, anchored_clever, clever
+from metrics.clever_estimate import Estimate
+from metrics.extreme_value import end_point
+from metrics.gradient_norms.laws import perturbations
+from metrics.norms import DUAL, length
+from metrics.passes import margin
+from metrics.statistics import share
+
+REFERENCE = Path(__file__).with_name("clever_reference.npz")
+RADIUS = {
+    "cnn_a_standard": {"linf": 0.01, "l2": 0.4, "l1": 20.0},
+    "cnn_a_adv": {"linf": 0.035, "l2": 1.1, "l1": 40.0},
+    "resnet20": {"linf": 0.01, "l2": 0.4, "l1": 20.0},
+    "standard": {"linf": 0.25, "l2": 1.25, "l1": 6.0},
+    "robust": {"linf": 0.25, "l2": 1.25, "l1": 6.0},
+}
+"""About twice the median adversarial distance; digits as in the catalogue."""
+
+BLOCKS, BLOCK_SIZE = 500, 1024
+
+
+def main():
+    torch.set_num_threads(1)
+    parts = {
+        "original": against_original,
+        "art": against_art,
+        "distances": against_distances,
+        "radius": radius,
+        "time": passes_and_time,
+        "make-original": make_original,
+    }
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=parts)
+    parser.add_argument("--images", type=int, default=50)
+    parser.add_argument("--models", default="cnn_a_standard,cnn_a_adv,standard,robust")
+    options = parser.parse_args()
+    parts[options.part](options)
+
+
+def against_original(options):  # noqa: ARG001  # one signature
+    """The stored pairs: an image, its runner-up class, a law and a norm."""
+    print("| law | norm | pairs | both finite | tolerance | median difference | 90th percentile | rank correlation | forward | "
+          "not finite: both say so |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    stored = np.load(REFERENCE)
+    rows = []
+    for pair, (bound, radius_, target), maxima in zip(stored["pairs"], stored["header"], stored["maxima"], strict=True):
+        name, index, law, norm = str(pair).split("/")
+        maxima = maxima.astype(float)
+        end, fitted = original(maxima)
+        finite = fitted and not bool(end_point(torch.from_numpy(maxima)[None]).no_finite_endpoint)
+        network, images, labels = subject(name, 16)
+        row = int(index)
+        for tolerance in (0.05, 0):
+            found = clever(
+                network,
+                images[row : row + 1],
+                labels[row : row + 1],
+                norm=norm,
+                radius=float(radius_),
+                targets=torch.tensor([[int(target)]]),
+                law=law,
+                tolerance=tolerance,
+                seed=row,
+                batch_size=256,
+            )
+            ours = float(found.margin / found.lipschitz)
+            unclear = bool(found.no_finite_endpoint | found.degenerate_fit)
+            rows.append((law, norm, tolerance, finite, bound / end, ours, unclear, int(found.forward)))
+    for law, norm in (("ball", "linf"), ("ball", "l2"), ("original", "linf"), ("original", "l2"), ("original", "l1"), ("", "")):
+        for tolerance in (0.05, 0):
+            here = [row for row in rows if law in row[0] and norm in row[1] and row[2] == tolerance]
+            finite = [row for row in here if row[3]]
+            theirs, ours = (np.array([row[column] for row in finite]) for column in (4, 5))
+            difference = np.abs(ours / theirs - 1)
+            rest = [row for row in here if not row[3]]
+            print(
+                f"| {law or 'all'} | {norm or 'all'} | {len(here)} | {len(finite)} | {tolerance} | {np.median(difference):.1%} "
+                f"| {np.quantile(difference, 0.9):.1%} | {stats.spearmanr(theirs, ours).statistic:.3f} "
+                f"| {np.mean([row[7] for row in here]):,.0f} | {sum(row[6] for row in rest)} of {len(rest)} |",
+                flush=True,
+            )
+
+
+def make_original(options):
+    """500 maxima of 1,024 dual norms each, the runner-up class, fresh samples; some 80 s a pair on one core."""
+    pairs, header, kept = [], [], []
+    for name in ("cnn_a_standard", "cnn_a_adv"):
+        network, images, labels = subject(name, 16)
+        network.requires_grad_(False)
+        for row in range(min(options.images, 13)):
+            logits = network(images[row : row + 1])
+            target = logits.scatter(1, labels[row : row + 1, None], -torch.inf).argmax()
+            bound = margin(logits, labels[row : row + 1])
+            for law, norms in (("ball", ["linf"]), ("original", ["linf", "l2", "l1"]), ("ball", ["l2"])):
+                size = RADIUS[name]["linf" if norms == ["linf"] else "l2"]
+                generator = torch.Generator().manual_seed(1000 * row)
+                maxima = {norm: [] for norm in norms}
+                for _ in range(BLOCKS):
+                    drawn = perturbations(law, norms[0], BLOCK_SIZE, images[row].shape, generator, images.dtype)
+                    points = (images[row] + size * drawn).clamp(0, 1).requires_grad_(True)
+                    outputs = network(points)
+                    (gradient,) = torch.autograd.grad((outputs[:, labels[row]] - outputs[:, target]).sum(), points)
+                    for norm in norms:
+                        maxima[norm].append(float(length(gradient, DUAL[norm]).amax()))
+                for norm in norms:
+                    pairs.append(f"{name}/{row}/{law}/{norm}")
+                    header.append([float(bound), size, int(target)])
+                    kept.append(maxima[norm])
+                print(pairs[-1], flush=True)
+    tables = {"header": np.array(header, dtype=np.float32), "maxima": np.array(kept, dtype=np.float32)}
+    np.savez_compressed(REFERENCE, pairs=np.array(pairs), **tables)
+
+
+class Counting(torch.nn.Module):
+    """Counts the images that go forward and backward."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network, self.forward_passes, self.backward_passes = network, 0, 0
+
+    def forward(self, images):
+        self.forward_passes += len(images)
+        logits = self.network(images)
+        if logits.requires_grad:
+            logits.register_hook(lambda _: self._count(len(images)))
+        return logits
+
+    def _count(self, images):
+        self.backward_passes += images
+
+
+def against_art(options):  # noqa: ARG001  # one signature
+    """One image of the standard CNN and two of digits, 3,200 samples for each target in ART, for all targets in ours."""
+    from art.estimators.classification import PyTorchClassifier  # noqa: PLC0415  # a peer is imported where it is used
+    from art.metrics import clever_u  # noqa: PLC0415
+
+    print("| model | image | norm | ART: score | forward | backward | s | ours: score | interval | forward | backward | s | ART / ours |")
+    print("|---|---|---|---|---|---|---|---|---|---|---|---|---|")
+    for name, rows in (("cnn_a_standard", range(2)), ("robust", range(2))):
+        network, images, labels = subject(name, 4)
+        for row in rows:
+            for norm, order in (("linf", np.inf), ("l2", 2)):
+                size = RADIUS[name][norm]
+                counting = Counting(network)
+                classifier = PyTorchClassifier(
+                    counting, None, images.shape[1:], 10, clip_values=(0, 1), device_type="cpu"
+                )
+                np.random.seed(0)  # noqa: NPY002  # ART draws from there
+                start = time.perf_counter()
+                theirs = clever_u(classifier, images[row].numpy(), 50, 64, size, order, pool_factor=50, verbose=False)
+                theirs_took = time.perf_counter() - start
+                start = time.perf_counter()
+                image, label = images[row : row + 1], labels[row : row + 1]
+                ours = clever(network, image, label, norm=norm, radius=size, tolerance=0, batch_size=256)
+                ours_took = time.perf_counter() - start
+                print(
+                    f"| {name} | {row} | {norm} | {theirs:.4f} | {counting.forward_passes:,} | {counting.backward_passes:,} "
+                    f"| {theirs_took:.1f} | {float(ours.score):.4f} | {float(ours.lower):.4f} to {float(ours.upper):.4f} "
+                    f"| {int(ours.forward):,} | {int(ours.backward):,} | {ours_took:.2f} | {theirs_took / ours_took:.0f} |",
+                    flush=True,
+                )
+
+
+def against_distances(options):
+    """Distances with the thorough effort; scores as `clever` gives them by default."""
+    print("| model | norm | images | saturated | CLEVER <= distance | median CLEVER / distance | raw / distance "
+          "| anchored / distance | end-point not shown | blocks | forward | backward |")
+    print("|---|---|---|---|---|---|---|---|---|---|---|---|")
+    for name in options.models.split(","):
+        network, images, labels = subject(name, options.images)
+        seeds = list(range(len(images)))
+        for norm in ("linf", "l2", "l1"):
+            found = adversarial_distance(network, images, labels, norm=norm, effort="thorough", seed=seeds)
+            scores = clever(network, images, labels, norm=norm, radius=RADIUS[name][norm], seed=seeds, batch_size=256)
+            anchored = anchored_clever(network, images, labels, found.adversarial, scores, norm=norm)
+            estimated = scores.status == Status.ESTIMATED
+            below = share(int((scores.score <= found.distance)[estimated].sum()), int(estimated.sum()), 0.95)
+            print(
+                f"| {name} | {norm} | {int(estimated.sum())} | {int(scores.saturated.sum())} "
+                f"| {below.value:.0%} ({below.low:.0%} to {below.high:.0%}) "
+                f"| {(scores.score / found.distance)[estimated].median():.2f} "
+                f"| {(scores.raw / found.distance)[estimated].median():.2f} "
+                f"| {(anchored.score / found.distance)[estimated].median():.2f} "
+                f"| {scores.no_finite_endpoint[estimated].double().mean():.0%} | {scores.blocks[estimated].double().mean():.0f} "
+                f"| {scores.forward.double().mean():,.0f} | {scores.backward.double().mean():,.0f} |",
+                flush=True,
+            )
+
+
+def radius(options):
+    """Multiples of the median distance of the images, and of each image's own distance."""
+    print("| model | norm | radius | saturated | of these, above the distance | others: CLEVER <= distance | median CLEVER / distance | raw / distance |")
+    print("|---|---|---|---|---|---|---|---|")
+    for name in options.models.split(","):
+        network, images, labels = subject(name, options.images)
+        seeds = list(range(len(images)))
+        for norm in ("linf", "l2"):
+            found = adversarial_distance(network, images, labels, norm=norm, seed=seeds)
+            for multiple in (1.1, 1.5, 2.0, 4.0):
+                for kind, size in (("median", float(found.distance.median())), ("own", found.distance)):
+                    scores = clever(
+                        network,
+                        images,
+                        labels,
+                        norm=norm,
+                        radius=multiple * size,
+                        blocks=40,
+                        block_size=24,
+                        seed=seeds,
+                        batch_size=240,
+                    )
+                    saturated, estimated = scores.saturated, scores.status == Status.ESTIMATED
+                    above = scores.score > found.distance
+                    below = (~above)[estimated].double().mean()
+                    print(
+                        f"| {name} | {norm} | {multiple} x {kind} | {saturated.double().mean():.0%} "
+                        f"| {(above & saturated).double().sum():.0f} | {below:.0%} "
+                        f"| {(scores.score / found.distance)[estimated].median():.2f} "
+                        f"| {(scores.raw / found.distance)[estimated].median():.2f} |",
+                        flush=True,
+                    )
+
+
+def passes_and_time(options):  # noqa: ARG001  # one signature
+    """Time of a pass as a ratio to bare passes of the same batches, and the share of pruning, fits and results."""
+    print("| model | norm | forward | backward | time / bare passes | fits and bookkeeping |\n|---|---|---|---|---|---|")
+    for name, count in (("resnet20", 2), ("cnn_a_standard", 8), ("robust", 20)):
+        network, images, labels = subject(name, count)
+        for norm in ("linf", "l2", "l1"):
+            bare = bare_seconds(network, images[:1].expand(256, -1, -1, -1))
+            start = time.perf_counter()
+            with Stopwatch() as judged:
+                found = clever(network, images, labels, norm=norm, radius=RADIUS[name][norm], batch_size=256)
+            took = time.perf_counter() - start
+            bare = [(one + two) / 2 for one, two in zip(bare, bare_seconds(network, images[:1].expand(256, -1, -1, -1)), strict=True)]
+            cost = float(found.forward.sum()) * bare[0] + float(found.backward.sum()) * bare[1]
+            print(
+                f"| {name} | {norm} | {found.forward.double().mean():,.0f} | {found.backward.double().mean():,.0f} "
+                f"| {took / cost:.2f} | {judged.seconds / took:.1%} |",
+                flush=True,
+            )
+
+
+class Stopwatch:
+    """Seconds in everything that is neither sampling nor the model."""
+
+    names = ("prune_by_image", "prune_by_pilot", "look")
+
+    def __enter__(self):
+        self.seconds, self.kept = 0.0, {name: getattr(Estimate, name) for name in self.names}
+        for name, function in self.kept.items():
+            setattr(Estimate, name, self.timed(function))
+        return self
+
+    def __exit__(self, *_):
+        for name, function in self.kept.items():
+            setattr(Estimate, name, function)
+
+    def timed(self, function):
+        def wrapped(*arguments):
+            start = time.perf_counter()
+            result = function(*arguments)
+            self.seconds += time.perf_counter() - start
+            return result
+
+        return wrapped
+
+
+def bare_seconds(network, images, seconds=2.0):
+    """Seconds of an image through a bare forward and a bare backward pass, the parameters frozen."""
+    network.requires_grad_(False)
+    forward = backward = calls = 0
+    while forward + backward < seconds:
+        inputs = images.clone().requires_grad_(True)
+        start = time.perf_counter()
+        logits = network(inputs)
+        middle = time.perf_counter()
+        torch.autograd.grad(logits[:, 0].sum(), inputs)
+        forward, backward, calls = forward + middle - start, backward + time.perf_counter() - middle, calls + 1
+    return forward / calls / len(images), backward / calls / len(images)
+
+
+if __name__ == "__main__":
+    main()
