@@ -61,8 +61,10 @@ def main():
 
 def against_original(options):  # noqa: ARG001  # one signature
     """The stored pairs: an image, its runner-up class, a law and a norm."""
-    print("| law | norm | pairs | both finite | tolerance | median difference | 90th percentile | rank correlation | forward | "
-          "not finite: both say so |")
+    print(
+        "| law | norm | pairs | both finite | tolerance | median difference | 90th percentile | rank correlation | forward | "
+        "not finite: both say so |"
+    )
     print("|---|---|---|---|---|---|---|---|---|---|")
     stored = np.load(REFERENCE)
     rows = []
@@ -89,7 +91,14 @@ def against_original(options):  # noqa: ARG001  # one signature
             ours = float(found.margin / found.lipschitz)
             unclear = bool(found.no_finite_endpoint | found.degenerate_fit)
             rows.append((law, norm, tolerance, finite, bound / end, ours, unclear, int(found.forward)))
-    for law, norm in (("ball", "linf"), ("ball", "l2"), ("original", "linf"), ("original", "l2"), ("original", "l1"), ("", "")):
+    for law, norm in (
+        ("ball", "linf"),
+        ("ball", "l2"),
+        ("original", "linf"),
+        ("original", "l2"),
+        ("original", "l1"),
+        ("", ""),
+    ):
         for tolerance in (0.05, 0):
             here = [row for row in rows if law in row[0] and norm in row[1] and row[2] == tolerance]
             finite = [row for row in here if row[3]]
@@ -157,7 +166,9 @@ def against_art(options):  # noqa: ARG001  # one signature
     from art.estimators.classification import PyTorchClassifier  # noqa: PLC0415  # a peer is imported where it is used
     from art.metrics import clever_u  # noqa: PLC0415
 
-    print("| model | image | norm | ART: score | forward | backward | s | ours: score | interval | forward | backward | s | ART / ours |")
+    print(
+        "| model | image | norm | ART: score | forward | backward | s | ours: score | interval | forward | backward | s | ART / ours |"
+    )
     print("|---|---|---|---|---|---|---|---|---|---|---|---|---|")
     for name, rows in (("cnn_a_standard", range(2)), ("robust", range(2))):
         network, images, labels = subject(name, 4)
@@ -186,8 +197,10 @@ def against_art(options):  # noqa: ARG001  # one signature
 
 def against_distances(options):
     """Distances with the thorough effort; scores as `clever` gives them by default."""
-    print("| model | norm | images | saturated | CLEVER <= distance | median CLEVER / distance | raw / distance "
-          "| anchored / distance | end-point not shown | blocks | forward | backward |")
+    print(
+        "| model | norm | images | saturated | CLEVER <= distance | median CLEVER / distance | raw / distance "
+        "| anchored / distance | end-point not shown | blocks | forward | backward |"
+    )
     print("|---|---|---|---|---|---|---|---|---|---|---|---|")
     for name in options.models.split(","):
         network, images, labels = subject(name, options.images)
@@ -212,7 +225,9 @@ def against_distances(options):
 
 def radius(options):
     """Multiples of the median distance of the images, and of each image's own distance."""
-    print("| model | norm | radius | saturated | of these, above the distance | others: CLEVER <= distance | median CLEVER / distance | raw / distance |")
+    print(
+        "| model | norm | radius | saturated | of these, above the distance | others: CLEVER <= distance | median CLEVER / distance | raw / distance |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     for name in options.models.split(","):
         network, images, labels = subject(name, options.images)
@@ -246,7 +261,9 @@ def radius(options):
 
 def passes_and_time(options):  # noqa: ARG001  # one signature
     """Time of a pass as a ratio to bare passes of the same batches, and the share of pruning, fits and results."""
-    print("| model | norm | forward | backward | time / bare passes | fits and bookkeeping |\n|---|---|---|---|---|---|")
+    print(
+        "| model | norm | forward | backward | time / bare passes | fits and bookkeeping |\n|---|---|---|---|---|---|"
+    )
     for name, count in (("resnet20", 2), ("cnn_a_standard", 8), ("robust", 20)):
         network, images, labels = subject(name, count)
         for norm in ("linf", "l2", "l1"):
@@ -255,7 +272,10 @@ def passes_and_time(options):  # noqa: ARG001  # one signature
             with Stopwatch() as judged:
                 found = clever(network, images, labels, norm=norm, radius=RADIUS[name][norm], batch_size=256)
             took = time.perf_counter() - start
-            bare = [(one + two) / 2 for one, two in zip(bare, bare_seconds(network, images[:1].expand(256, -1, -1, -1)), strict=True)]
+            bare = [
+                (one + two) / 2
+                for one, two in zip(bare, bare_seconds(network, images[:1].expand(256, -1, -1, -1)), strict=True)
+            ]
             cost = float(found.forward.sum()) * bare[0] + float(found.backward.sum()) * bare[1]
             print(
                 f"| {name} | {norm} | {found.forward.double().mean():,.0f} | {found.backward.double().mean():,.0f} "

@@ -47,7 +47,9 @@ def covered(found, end):
 
 
 def known_laws():
-    print("\n| law | samples | mean / truth | truth / estimate, mean | sd | 95 % interval covers | largest sample / truth |")
+    print(
+        "\n| law | samples | mean / truth | truth / estimate, mean | sd | 95 % interval covers | largest sample / truth |"
+    )
     print("|---|---|---|---|---|---|---|")
     for title, (blocks, size) in BLOCKS.items():
         for law, (_, end) in LAWS.items():
@@ -92,15 +94,23 @@ def stopping(tolerance=0.05):
 
 
 def estimators(repeats=400):
-    print(f"\n3,200 samples, {repeats} repeats; coverage of the others by 200 bootstrap resamples of maxima or samples:\n")
-    print("| law | estimator | median / truth | mean | sd | infinite | 95 % interval covers |\n|---|---|---|---|---|---|---|")
+    print(
+        f"\n3,200 samples, {repeats} repeats; coverage of the others by 200 bootstrap resamples of maxima or samples:\n"
+    )
+    print(
+        "| law | estimator | median / truth | mean | sd | infinite | 95 % interval covers |\n|---|---|---|---|---|---|---|"
+    )
     for law, (_, end) in LAWS.items():
         drawn = samples(law, 50, 64, repeats)
         maxima, flat = drawn.amax(dim=2), drawn.flatten(1)
         found = end_point(maxima)
         rows = [
             ("penalised likelihood (ours)", found.estimate, covered(found, end)),
-            ("bounded likelihood, no prior", bounded_likelihood(maxima), bootstrapped(bounded_likelihood, maxima, end, 50)),
+            (
+                "bounded likelihood, no prior",
+                bounded_likelihood(maxima),
+                bootstrapped(bounded_likelihood, maxima, end, 50),
+            ),
             ("L-moments", l_moments(maxima), bootstrapped(l_moments, maxima, end)),
             ("moment, largest tenth", moment(flat), bootstrapped(moment, flat[:100], end)),
         ]
@@ -122,7 +132,9 @@ def bootstrapped(estimate, values, end, repeats=200):
     for _ in range(repeats):
         again = torch.randint(values.shape[1], values.shape, generator=generator)
         draws.append(estimate(values.gather(1, again)))
-    low, high = torch.stack(draws).quantile(torch.tensor([0.025, 0.975], dtype=torch.double), dim=0, interpolation="nearest")
+    low, high = torch.stack(draws).quantile(
+        torch.tensor([0.025, 0.975], dtype=torch.double), dim=0, interpolation="nearest"
+    )
     return ((low <= end) & (end <= high)).double().mean()
 
 
@@ -141,13 +153,17 @@ def real_maxima():
         largest.append((parts.amax(dim=1) / end - 1).abs())
         for estimate, values in ratios.items():
             values.append((estimate(parts) / end - 1).abs())
-    print(f"\n50 of 500 real block maxima against the original's end-point of all, {finite} pairs where it is finite:\n")
+    print(
+        f"\n50 of 500 real block maxima against the original's end-point of all, {finite} pairs where it is finite:\n"
+    )
     print("| estimator | median difference | 90th percentile | infinite |\n|---|---|---|---|")
     names = {penalised_likelihood: "penalised likelihood (ours)", bounded_likelihood: "bounded likelihood, no prior"}
     for estimate, values in [*ratios.items(), (None, largest)]:
         joined = torch.cat(values)
         name = names.get(estimate, "L-moments" if estimate else "largest maximum")
-        print(f"| {name} | {joined.median():.2%} | {joined.quantile(0.9, interpolation='nearest'):.1%} | {joined.isinf().double().mean():.1%} |")
+        print(
+            f"| {name} | {joined.median():.2%} | {joined.quantile(0.9, interpolation='nearest'):.1%} | {joined.isinf().double().mean():.1%} |"
+        )
 
 
 def odd_maxima(fits=10_000):

@@ -78,7 +78,7 @@ def test_bad_argument_is_refused(metric, other, message):
         ({"radius": 0.0}, "got radius=0.0, expected a finite number above 0"),
         ({"radius": float("nan")}, "got radius=nan"),
         ({"blocks": 2}, "got blocks=2, expected a whole number, 3 or more"),
-        ({"pruning": 0.5}, "got pilot_factor=0.5"),
+        ({"pruning": 0.5}, "got pruning=0.5"),
         ({"targets": LABELS[:, None]}, "the image's own label"),
         ({"targets": LABELS[:, None] + 7}, "expected classes of the model"),
         ({"targets": LABELS}, r"got targets of shape \(4,\)"),

@@ -14,7 +14,7 @@ AT_IMAGE = 1.6
 """The gradient at the image itself says less than a block of samples: so many times more slack in dropping targets."""
 
 SURELY_ZERO = 0.95
-"""Share of zero gradients that ends an image at once; half of them do at the last look."""
+"""Share of zero gradients that ends an image at once, among 16 or more; half of all do at the last look."""
 
 MASKED = 10.0
 """A margin that changes so many times faster than its steepest gradient allows has another function's gradients. By
@@ -86,12 +86,11 @@ class Estimate:
         if len(rows):
             largest = self.maxima[rows, :, 0].maximum(self._floor(rows, 1))
             self._prune(rows, self.margins[rows] / largest, self.slack[rows], ~largest.isfinite())
-        self._give_up_without_gradients(1, SURELY_ZERO)
+        self._give_up_without_gradients(1)
 
     def look(self, blocks: int, tolerance: float) -> None:
         """Fit `blocks` maxima of each target that is left, and end images whose interval is narrow enough."""
-        last = blocks == self.maxima.shape[2]
-        self._give_up_without_gradients(blocks, 0.5 if last else SURELY_ZERO)
+        self._give_up_without_gradients(blocks)
         rows = self.active.nonzero().flatten()
         if not len(rows):
             return
@@ -111,7 +110,11 @@ class Estimate:
         half_width = winner.fit.estimate * (1 / winner.fit.lower - 1 / winner.fit.upper) / 2
         # A score that is at the radius even at the lower end of its interval is "at least", however long one samples.
         capped = self.numbers["lower"][rows] >= self.radius[rows]
-        self.active[rows[(half_width <= tolerance) | capped]] = False
+        last = blocks == self.maxima.shape[2]
+        ends = torch.zeros_like(self.active)
+        ends[rows] = (half_width <= tolerance) | capped | last
+        self._give_up_without_gradients(blocks, ends & self.active)
+        self.active &= ~ends
 
     def columns(self) -> dict[str, Tensor]:
         """The columns of `CleverScores`, but for the passes."""
@@ -126,10 +129,17 @@ class Estimate:
         smallest = torch.where(self.kept[rows] & ~undecided, scores, torch.inf).amin(dim=1, keepdim=True)
         self.kept[rows] &= (scores <= slack * smallest) | undecided | smallest.isinf()
 
-    def _give_up_without_gradients(self, blocks: int, share: float) -> None:
-        wanted = self.wanted()
+    def _give_up_without_gradients(self, blocks: int, ends: Tensor | None = None) -> None:
+        """Images with a target in the running whose gradients are not finite, or zero too often to have a score.
+
+        Those that end with this look have to be decided; for the others, only what is certain is.
+        """
+        wanted, samples = self.wanted(), blocks * self.gradients.block_size
         zeros = self.gradients.zeros[:, :, :blocks].sum(dim=2)
-        zero = (wanted & (zeros >= share * blocks * self.gradients.block_size)).any(dim=1)
+        least = torch.full_like(self.margins[:, :1], max(SURELY_ZERO * samples, 16))
+        if ends is not None:
+            least[ends] = samples / 2
+        zero = (wanted & (zeros >= least)).any(dim=1)
         norms = self.maxima[:, :, :blocks].amax(dim=2) + self.at_image
         broken = (wanted & ~norms.isfinite()).any(dim=1)
         self.flags["zero_gradient"] |= zero

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def curvatures(product: Callable[[Tensor], Tensor], start: Tensor, iterations: int) -> Tensor:
-    """The largest -v.H v over unit vectors v, for P symmetric matrices H; shape (P,), 0 or more.
+    """The largest -v.H v over unit vectors v, for P symmetric matrices H; shape (P,), 0 or more, NaN where H v is.
 
     Lanczos' method with full reorthogonalisation (Golub & Van Loan, section 10.1): the extreme eigenvalues of the
     tridiagonal matrix approach those of H from inside, and equal them after as many iterations as H has different
@@ -42,4 +42,6 @@ def curvatures(product: Callable[[Tensor], Tensor], start: Tensor, iterations: i
         rest = torch.where(rest > 100 * torch.finfo(start.dtype).eps * scale, rest, 0)
         tridiagonal[:, step, step + 1] = tridiagonal[:, step + 1, step] = rest
         vectors.append(torch.where(rest[:, None] > 0, image / rest.clamp_min(1e-30)[:, None], 0))
-    return (-torch.linalg.eigvalsh(tridiagonal)[:, 0]).clamp_min(0)
+    finite = tridiagonal.flatten(1).isfinite().all(dim=1)
+    smallest = torch.linalg.eigvalsh(torch.where(finite[:, None, None], tridiagonal, 0))[:, 0]
+    return torch.where(finite, (-smallest).clamp_min(0), torch.nan)

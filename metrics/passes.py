@@ -87,9 +87,7 @@ class Passes:
                 keep_graph = column + 1 < columns
                 yield margins.detach(), self._gradient(margins.sum(), images, rows, keep_graph=keep_graph)
 
-    def margin_with_graph(
-        self, images: Tensor, labels: Tensor, targets: Tensor, rows: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def margin_with_graph(self, images: Tensor, labels: Tensor, targets: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The images as leaves, and the gradient of logit[label] - logit[target] in a graph, for `hessian_product`."""
         leaves = images.detach().requires_grad_(True)
         with torch.enable_grad():

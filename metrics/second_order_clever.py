@@ -138,7 +138,9 @@ def second_order_clever(
             chosen = chosen_targets(wanted, logits, labels[part], generators[part])
             correct = margin(logits, labels[part]) > 0
             sampling = Sampling(law, blocks, block_size, iterations, batch_size)
-            sampled = _sample(passes, images[part], labels[part], chosen, correct, radii[part], sampling, generators[part])
+            sampled = _sample(
+                passes, images[part], labels[part], chosen, correct, radii[part], sampling, generators[part]
+            )
             margins = logits.gather(1, labels[part, None]) - logits.gather(1, chosen)
             parts.append(_result(sampled, margins, chosen, correct, radii[part], passes))
     return concatenate(parts)

@@ -83,14 +83,18 @@ def test_share_of_clever_below_distance(model, norm, clever, adversarial_distanc
     )
 
 
-def test_anchored_clever_below_distance(model, norm, anchored_clever, adversarial_distance, images, thresholds, measured):
+def test_anchored_clever_below_distance(
+    model, norm, anchored_clever, adversarial_distance, images, thresholds, measured
+):
     """The anchored CLEVER score, which also looks where the attack went, is not above the adversarial distance.
 
     Hard, and true by construction: a failure is a bug of this suite, not of the model. What to read is the median of
     anchored CLEVER / distance: beside that of the published score it says how much steeper the network is where an
     attack goes than where random points fall.
     """
-    every = [(anchored_clever(model, image, norm=norm), adversarial_distance(model, image, norm=norm)) for image in images]
+    every = [
+        (anchored_clever(model, image, norm=norm), adversarial_distance(model, image, norm=norm)) for image in images
+    ]
     pairs = [(score, found.distance) for score, found in every if math.isfinite(score.score)]
     if not pairs:
         pytest.skip("no image has both a CLEVER score and an adversarial example")

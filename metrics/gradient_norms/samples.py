@@ -97,9 +97,7 @@ class GradientNorms:
     def _points(self, row: int) -> Tensor:
         """One block of points around an image; always drawn as a block, so that batches do not change them."""
         image = self.images[row]
-        drawn = perturbations(
-            self.law, self.norms[0], self.block_size, image.shape, self.generators[row], image.dtype
-        )
+        drawn = perturbations(self.law, self.norms[0], self.block_size, image.shape, self.generators[row], image.dtype)
         return drawn.mul_(self.radius[row]).add_(image).clamp_(0, 1)
 
     def _in_batches(self, points: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:

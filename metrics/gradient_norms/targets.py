@@ -43,9 +43,7 @@ def checked_targets(targets: Targets, labels: Tensor) -> Targets:
     return targets
 
 
-def chosen_targets(
-    targets: Targets, logits: Tensor, labels: Tensor, generators: Sequence[torch.Generator]
-) -> Tensor:
+def chosen_targets(targets: Targets, logits: Tensor, labels: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
     """The target classes of each image, shape (N, T).
 
     Raises:
