@@ -19,6 +19,7 @@ import torch
 from end_points import original
 from scipy import stats
 from subjects import subject
+from tables import header, row
 
 from metrics import Status, adversarial_distance, anchored_clever, clever
 from metrics.clever_estimate import Estimate
@@ -60,86 +61,92 @@ def main():
 
 
 def against_original(options):  # noqa: ARG001  # one signature
-    """The stored pairs: an image, its runner-up class, a law and a norm."""
-    print(
-        "| law | norm | pairs | both finite | tolerance | median difference | 90th percentile | rank correlation | forward | "
-        "not finite: both say so |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    """The stored pairs: an image, its runner-up class, a law and a norm. Scores at the radius are left out."""
+    header("law", "norm", "pairs", "finite", "tolerance", "median difference", "90th percentile", "rank correlation",
+           "forward", "not finite: ours says so")  # fmt: skip
     stored = np.load(REFERENCE)
-    rows = []
-    for pair, (bound, radius_, target), maxima in zip(stored["pairs"], stored["header"], stored["maxima"], strict=True):
-        name, index, law, norm = str(pair).split("/")
-        maxima = maxima.astype(float)
-        end, fitted = original(maxima)
-        finite = fitted and not bool(end_point(torch.from_numpy(maxima)[None]).no_finite_endpoint)
-        network, images, labels = subject(name, 16)
-        row = int(index)
+    found = []
+    for pair, about, maxima in zip(stored["pairs"], stored["header"], stored["maxima"].astype(float), strict=True):
+        found.extend(compared(str(pair), *about, maxima, tolerance) for tolerance in (0.05, 0))
+    cases = [("ball", "linf"), ("ball", "l2"), ("original", "linf"), ("original", "l2"), ("original", "l1"), ("", "")]
+    for law, norm in cases:
         for tolerance in (0.05, 0):
-            found = clever(
-                network,
-                images[row : row + 1],
-                labels[row : row + 1],
-                norm=norm,
-                radius=float(radius_),
-                targets=torch.tensor([[int(target)]]),
-                law=law,
-                tolerance=tolerance,
-                seed=row,
-                batch_size=256,
-            )
-            ours = float(found.margin / found.lipschitz)
-            unclear = bool(found.no_finite_endpoint | found.degenerate_fit)
-            rows.append((law, norm, tolerance, finite, bound / end, ours, unclear, int(found.forward)))
-    for law, norm in (
-        ("ball", "linf"),
-        ("ball", "l2"),
-        ("original", "linf"),
-        ("original", "l2"),
-        ("original", "l1"),
-        ("", ""),
-    ):
-        for tolerance in (0.05, 0):
-            here = [row for row in rows if law in row[0] and norm in row[1] and row[2] == tolerance]
-            finite = [row for row in here if row[3]]
-            theirs, ours = (np.array([row[column] for row in finite]) for column in (4, 5))
+            here = [one for one in found if law in one["law"] and norm in one["norm"] and one["tolerance"] == tolerance]
+            here = [one for one in here if not one["saturated"]]
+            finite, rest = ([one for one in here if one["finite"] is kind] for kind in (True, False))
+            theirs, ours = (np.array([one[whose] for one in finite]) for whose in ("theirs", "ours"))
             difference = np.abs(ours / theirs - 1)
-            rest = [row for row in here if not row[3]]
-            print(
-                f"| {law or 'all'} | {norm or 'all'} | {len(here)} | {len(finite)} | {tolerance} | {np.median(difference):.1%} "
-                f"| {np.quantile(difference, 0.9):.1%} | {stats.spearmanr(theirs, ours).statistic:.3f} "
-                f"| {np.mean([row[7] for row in here]):,.0f} | {sum(row[6] for row in rest)} of {len(rest)} |",
-                flush=True,
+            row(
+                law or "all",
+                norm or "all",
+                len(here),
+                len(finite),
+                tolerance,
+                f"{np.median(difference):.1%}",
+                f"{np.quantile(difference, 0.9):.1%}",
+                f"{stats.spearmanr(theirs, ours).statistic:.3f}",
+                f"{np.mean([one['forward'] for one in here]):,.0f}",
+                f"{sum(one['unclear'] for one in rest)} of {len(rest)}",
             )
+
+
+def compared(pair, bound, size, target, maxima, tolerance):
+    name, index, law, norm = pair.split("/")
+    end, fitted = original(maxima)
+    network, images, labels = subject(name, 16)
+    one = slice(int(index), int(index) + 1)
+    found = clever(
+        network,
+        images[one],
+        labels[one],
+        norm=norm,
+        radius=float(size),
+        targets=torch.tensor([[int(target)]]),
+        law=law,
+        tolerance=tolerance,
+        seed=int(index),
+        batch_size=256,
+    )
+    return {
+        "law": law,
+        "norm": norm,
+        "tolerance": tolerance,
+        "finite": bool(fitted) and not bool(end_point(torch.from_numpy(maxima)[None]).no_finite_endpoint),
+        "theirs": bound / end,
+        "ours": float(found.margin / found.lipschitz),
+        "saturated": bool(found.saturated),
+        "unclear": bool(found.no_finite_endpoint | found.degenerate_fit),
+        "forward": int(found.forward),
+    }
 
 
 def make_original(options):
     """500 maxima of 1,024 dual norms each, the runner-up class, fresh samples; some 80 s a pair on one core."""
-    pairs, header, kept = [], [], []
+    pairs, about, kept = [], [], []
     for name in ("cnn_a_standard", "cnn_a_adv"):
         network, images, labels = subject(name, 16)
         network.requires_grad_(False)
-        for row in range(min(options.images, 13)):
-            logits = network(images[row : row + 1])
-            target = logits.scatter(1, labels[row : row + 1, None], -torch.inf).argmax()
-            bound = margin(logits, labels[row : row + 1])
+        for index in range(min(options.images, 13)):
+            logits = network(images[index : index + 1])
+            target = logits.scatter(1, labels[index : index + 1, None], -torch.inf).argmax()
+            bound = margin(logits, labels[index : index + 1])
             for law, norms in (("ball", ["linf"]), ("original", ["linf", "l2", "l1"]), ("ball", ["l2"])):
                 size = RADIUS[name]["linf" if norms == ["linf"] else "l2"]
-                generator = torch.Generator().manual_seed(1000 * row)
+                generator = torch.Generator().manual_seed(1000 * index)
                 maxima = {norm: [] for norm in norms}
                 for _ in range(BLOCKS):
-                    drawn = perturbations(law, norms[0], BLOCK_SIZE, images[row].shape, generator, images.dtype)
-                    points = (images[row] + size * drawn).clamp(0, 1).requires_grad_(True)
+                    drawn = perturbations(law, norms[0], BLOCK_SIZE, images[index].shape, generator, images.dtype)
+                    points = (images[index] + size * drawn).clamp(0, 1).requires_grad_(True)
                     outputs = network(points)
-                    (gradient,) = torch.autograd.grad((outputs[:, labels[row]] - outputs[:, target]).sum(), points)
+                    (gradient,) = torch.autograd.grad((outputs[:, labels[index]] - outputs[:, target]).sum(), points)
                     for norm in norms:
                         maxima[norm].append(float(length(gradient, DUAL[norm]).amax()))
                 for norm in norms:
-                    pairs.append(f"{name}/{row}/{law}/{norm}")
-                    header.append([float(bound), size, int(target)])
+                    pairs.append(f"{name}/{index}/{law}/{norm}")
+                    about.append([float(bound), size, int(target)])
                     kept.append(maxima[norm])
                 print(pairs[-1], flush=True)
-    tables = {"header": np.array(header, dtype=np.float32), "maxima": np.array(kept, dtype=np.float32)}
+    tables = {"header": np.array(about, dtype=np.float32), "maxima": np.array(kept, dtype=np.float32)}
     np.savez_compressed(REFERENCE, pairs=np.array(pairs), **tables)
 
 
@@ -162,46 +169,47 @@ class Counting(torch.nn.Module):
 
 
 def against_art(options):  # noqa: ARG001  # one signature
-    """One image of the standard CNN and two of digits, 3,200 samples for each target in ART, for all targets in ours."""
+    """Two images of the standard CNN and of digits; as many samples of each target in ART as of all in ours."""
     from art.estimators.classification import PyTorchClassifier  # noqa: PLC0415  # a peer is imported where it is used
     from art.metrics import clever_u  # noqa: PLC0415
 
-    print(
-        "| model | image | norm | ART: score | forward | backward | s | ours: score | interval | forward | backward | s | ART / ours |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|---|---|---|---|")
-    for name, rows in (("cnn_a_standard", range(2)), ("robust", range(2))):
+    header("model", "image", "norm", "ART", "forward + backward", "s", "ours", "interval", "forward + backward", "s",
+           "ART / ours")  # fmt: skip
+    for name in ("cnn_a_standard", "robust"):
         network, images, labels = subject(name, 4)
-        for row in rows:
+        for one in range(2):
             for norm, order in (("linf", np.inf), ("l2", 2)):
-                size = RADIUS[name][norm]
-                counting = Counting(network)
+                size, counting = RADIUS[name][norm], Counting(network)
                 classifier = PyTorchClassifier(
                     counting, None, images.shape[1:], 10, clip_values=(0, 1), device_type="cpu"
                 )
                 np.random.seed(0)  # noqa: NPY002  # ART draws from there
                 start = time.perf_counter()
-                theirs = clever_u(classifier, images[row].numpy(), 50, 64, size, order, pool_factor=50, verbose=False)
+                theirs = clever_u(classifier, images[one].numpy(), 56, 64, size, order, pool_factor=56, verbose=False)
                 theirs_took = time.perf_counter() - start
                 start = time.perf_counter()
-                image, label = images[row : row + 1], labels[row : row + 1]
+                image, label = images[one : one + 1], labels[one : one + 1]
                 ours = clever(network, image, label, norm=norm, radius=size, tolerance=0, batch_size=256)
                 ours_took = time.perf_counter() - start
-                print(
-                    f"| {name} | {row} | {norm} | {theirs:.4f} | {counting.forward_passes:,} | {counting.backward_passes:,} "
-                    f"| {theirs_took:.1f} | {float(ours.score):.4f} | {float(ours.lower):.4f} to {float(ours.upper):.4f} "
-                    f"| {int(ours.forward):,} | {int(ours.backward):,} | {ours_took:.2f} | {theirs_took / ours_took:.0f} |",
-                    flush=True,
+                row(
+                    name,
+                    one,
+                    norm,
+                    f"{theirs:.4f}",
+                    f"{counting.forward_passes:,} + {counting.backward_passes:,}",
+                    f"{theirs_took:.1f}",
+                    f"{float(ours.score):.4f}",
+                    f"{float(ours.lower):.4f} to {float(ours.upper):.4f}",
+                    f"{int(ours.forward):,} + {int(ours.backward):,}",
+                    f"{ours_took:.2f}",
+                    f"{theirs_took / ours_took:.0f}",
                 )
 
 
 def against_distances(options):
     """Distances with the thorough effort; scores as `clever` gives them by default."""
-    print(
-        "| model | norm | images | saturated | CLEVER <= distance | median CLEVER / distance | raw / distance "
-        "| anchored / distance | end-point not shown | blocks | forward | backward |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|---|---|---|")
+    header("model", "norm", "images", "saturated", "CLEVER <= distance", "CLEVER / distance, median", "raw", "anchored",
+           "end-point not shown", "blocks", "forward + backward")  # fmt: skip
     for name in options.models.split(","):
         network, images, labels = subject(name, options.images)
         seeds = list(range(len(images)))
@@ -211,77 +219,64 @@ def against_distances(options):
             anchored = anchored_clever(network, images, labels, found.adversarial, scores, norm=norm)
             estimated = scores.status == Status.ESTIMATED
             below = share(int((scores.score <= found.distance)[estimated].sum()), int(estimated.sum()), 0.95)
-            print(
-                f"| {name} | {norm} | {int(estimated.sum())} | {int(scores.saturated.sum())} "
-                f"| {below.value:.0%} ({below.low:.0%} to {below.high:.0%}) "
-                f"| {(scores.score / found.distance)[estimated].median():.2f} "
-                f"| {(scores.raw / found.distance)[estimated].median():.2f} "
-                f"| {(anchored.score / found.distance)[estimated].median():.2f} "
-                f"| {scores.no_finite_endpoint[estimated].double().mean():.0%} | {scores.blocks[estimated].double().mean():.0f} "
-                f"| {scores.forward.double().mean():,.0f} | {scores.backward.double().mean():,.0f} |",
-                flush=True,
+            ratios = [(one.score / found.distance)[estimated].median() for one in (scores, anchored)]
+            row(
+                name,
+                norm,
+                int(estimated.sum()),
+                int(scores.saturated.sum()),
+                f"{below.value:.0%} ({below.low:.0%} to {below.high:.0%})",
+                f"{ratios[0]:.2f}",
+                f"{(scores.raw / found.distance)[estimated].median():.2f}",
+                f"{ratios[1]:.2f}",
+                f"{scores.no_finite_endpoint[estimated].double().mean():.0%}",
+                f"{scores.blocks[estimated].double().mean():.0f}",
+                f"{scores.forward.double().mean():,.0f} + {scores.backward.double().mean():,.0f}",
             )
 
 
 def radius(options):
     """Multiples of the median distance of the images, and of each image's own distance."""
-    print(
-        "| model | norm | radius | saturated | of these, above the distance | others: CLEVER <= distance | median CLEVER / distance | raw / distance |"
-    )
-    print("|---|---|---|---|---|---|---|---|")
+    header("model", "norm", "radius", "saturated", "of these above the distance", "others: CLEVER <= distance",
+           "CLEVER / distance, median", "raw")  # fmt: skip
     for name in options.models.split(","):
         network, images, labels = subject(name, options.images)
-        seeds = list(range(len(images)))
+        few = {"seed": list(range(len(images))), "blocks": 40, "block_size": 24, "batch_size": 240}
         for norm in ("linf", "l2"):
-            found = adversarial_distance(network, images, labels, norm=norm, seed=seeds)
+            found = adversarial_distance(network, images, labels, norm=norm, seed=few["seed"])
             for multiple in (1.1, 1.5, 2.0, 4.0):
                 for kind, size in (("median", float(found.distance.median())), ("own", found.distance)):
-                    scores = clever(
-                        network,
-                        images,
-                        labels,
-                        norm=norm,
-                        radius=multiple * size,
-                        blocks=40,
-                        block_size=24,
-                        seed=seeds,
-                        batch_size=240,
-                    )
+                    scores = clever(network, images, labels, norm=norm, radius=multiple * size, **few)
                     saturated, estimated = scores.saturated, scores.status == Status.ESTIMATED
                     above = scores.score > found.distance
-                    below = (~above)[estimated].double().mean()
-                    print(
-                        f"| {name} | {norm} | {multiple} x {kind} | {saturated.double().mean():.0%} "
-                        f"| {(above & saturated).double().sum():.0f} | {below:.0%} "
-                        f"| {(scores.score / found.distance)[estimated].median():.2f} "
-                        f"| {(scores.raw / found.distance)[estimated].median():.2f} |",
-                        flush=True,
+                    row(
+                        name,
+                        norm,
+                        f"{multiple} x {kind}",
+                        f"{saturated.double().mean():.0%}",
+                        int((above & saturated).sum()),
+                        f"{(~above)[estimated].double().mean():.0%}",
+                        f"{(scores.score / found.distance)[estimated].median():.2f}",
+                        f"{(scores.raw / found.distance)[estimated].median():.2f}",
                     )
 
 
 def passes_and_time(options):  # noqa: ARG001  # one signature
     """Time of a pass as a ratio to bare passes of the same batches, and the share of pruning, fits and results."""
-    print(
-        "| model | norm | forward | backward | time / bare passes | fits and bookkeeping |\n|---|---|---|---|---|---|"
-    )
+    header("model", "norm", "forward", "backward", "time / bare passes", "fits and bookkeeping")
     for name, count in (("resnet20", 2), ("cnn_a_standard", 8), ("robust", 20)):
         network, images, labels = subject(name, count)
+        batch = images[:1].expand(256, -1, -1, -1)
         for norm in ("linf", "l2", "l1"):
-            bare = bare_seconds(network, images[:1].expand(256, -1, -1, -1))
+            before = bare_seconds(network, batch)
             start = time.perf_counter()
             with Stopwatch() as judged:
                 found = clever(network, images, labels, norm=norm, radius=RADIUS[name][norm], batch_size=256)
             took = time.perf_counter() - start
-            bare = [
-                (one + two) / 2
-                for one, two in zip(bare, bare_seconds(network, images[:1].expand(256, -1, -1, -1)), strict=True)
-            ]
-            cost = float(found.forward.sum()) * bare[0] + float(found.backward.sum()) * bare[1]
-            print(
-                f"| {name} | {norm} | {found.forward.double().mean():,.0f} | {found.backward.double().mean():,.0f} "
-                f"| {took / cost:.2f} | {judged.seconds / took:.1%} |",
-                flush=True,
-            )
+            forward, backward = ((one + two) / 2 for one, two in zip(before, bare_seconds(network, batch), strict=True))
+            bare = float(found.forward.sum()) * forward + float(found.backward.sum()) * backward
+            passes = (f"{one.double().mean():,.0f}" for one in (found.forward, found.backward))
+            row(name, norm, *passes, f"{took / bare:.2f}", f"{judged.seconds / took:.1%}")
 
 
 class Stopwatch:

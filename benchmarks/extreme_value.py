@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from end_points import bounded_likelihood, l_moments, moment, original, penalised_likelihood
+from tables import header, row
 
 from metrics.extreme_value import end_point
 
@@ -47,81 +48,61 @@ def covered(found, end):
 
 
 def known_laws():
-    print(
-        "\n| law | samples | mean / truth | truth / estimate, mean | sd | 95 % interval covers | largest sample / truth |"
-    )
-    print("|---|---|---|---|---|---|---|")
+    header("law", "samples", "mean / truth", "truth / estimate", "sd", "95 % interval covers", "largest sample / truth")
     for title, (blocks, size) in BLOCKS.items():
         for law, (_, end) in LAWS.items():
             maxima = samples(law, blocks, size).amax(dim=2)
             found = end_point(maxima)
             ratio = found.estimate / end
-            print(
-                f"| {law} | {title} | {ratio.mean():.4f} | {(1 / ratio).mean():.4f} | {ratio.std():.4f} "
-                f"| {covered(found, end):.1%} | {maxima.amax(dim=1).mean() / end:.4f} |",
-                flush=True,
-            )
+            means = f"{ratio.mean():.4f}", f"{(1 / ratio).mean():.4f}", f"{ratio.std():.4f}"
+            row(law, title, *means, f"{covered(found, end):.1%}", f"{maxima.amax(dim=1).mean() / end:.4f}")
 
 
 def exact_shapes():
     print("\nMaxima that are exactly reverse Weibull with end-point 1 and scale 0.1, 50 of them:\n")
-    print("| shape | mean / truth | 95 % interval covers | flagged no_finite_endpoint |\n|---|---|---|---|")
+    header("shape", "mean / truth", "95 % interval covers", "flagged no_finite_endpoint")
     for shape in SHAPES:
         exponential = np.random.default_rng(1).exponential(size=(REPEATS, 50))
         found = end_point(torch.from_numpy(1 - 0.1 * exponential ** (1 / shape)))
-        print(
-            f"| {shape} | {found.estimate.mean():.4f} | {covered(found, 1.0):.1%} "
-            f"| {found.no_finite_endpoint.double().mean():.0%} |"
-        )
+        flagged = f"{found.no_finite_endpoint.double().mean():.0%}"
+        row(shape, f"{found.estimate.mean():.4f}", f"{covered(found, 1.0):.1%}", flagged)
 
 
 def stopping(tolerance=0.05):
-    """As `clever` stops: at the first look whose interval is narrow enough."""
-    print("\nStopping at 13, 25 or 50 blocks of 64, when the interval is within 5 %:\n")
-    print("| law | 95 % interval covers | mean / truth | blocks, mean |\n|---|---|---|---|")
-    for law, (_, end) in LAWS.items():
-        maxima = samples(law, 50, 64).amax(dim=2)
-        inside, estimate, used, open_ = (torch.zeros(REPEATS, dtype=torch.double) for _ in range(4))
-        open_ += 1
-        for blocks in (13, 25, 50):
-            found = end_point(maxima[:, :blocks])
-            half_width = found.estimate * (1 / found.lower - 1 / found.upper) / 2
-            ends = (open_ > 0) & ((half_width <= tolerance) | (blocks == 50))
-            inside[ends] = ((found.lower <= end) & (end <= found.upper)).double()[ends]
-            estimate[ends], used[ends] = found.estimate[ends], blocks
-            open_[ends] = 0
-        print(f"| {law} | {inside.mean():.1%} | {estimate.mean() / end:.4f} | {used.mean():.0f} |", flush=True)
+    """As `clever` stops: at half of the blocks if the interval is narrow enough, else at all."""
+    print("\nStopping at 28 of 56 blocks, when the interval is within 5 %:\n")
+    header("law", "95 % interval covers", "mean / truth", "blocks, mean")
+    cases = [(f"{law}, blocks of 64", end, samples(law, 56, 64).amax(dim=2)) for law, (_, end) in LAWS.items()]
+    for shape, scale in ((2, 0.2), (2, 0.1), (6, 0.05), (15, 0.1), (15, 0.05)):
+        exponential = np.random.default_rng(3).exponential(size=(REPEATS, 56))
+        law = f"reverse Weibull, shape {shape}, scale {scale}"
+        cases.append((law, 1.0, torch.from_numpy(1 - scale * exponential ** (1 / shape))))
+    for law, end, maxima in cases:
+        half, whole = end_point(maxima[:, :28]), end_point(maxima)
+        early = half.estimate * (1 / half.lower - 1 / half.upper) / 2 <= tolerance
+        inside = [((found.lower <= end) & (end <= found.upper)) for found in (half, whole)]
+        estimate = torch.where(early, half.estimate, whole.estimate)
+        covers = torch.where(early, *inside).double().mean()
+        row(law, f"{covers:.1%}", f"{estimate.mean() / end:.4f}", f"{torch.where(early, 28.0, 56.0).mean():.0f}")
 
 
 def estimators(repeats=400):
-    print(
-        f"\n3,200 samples, {repeats} repeats; coverage of the others by 200 bootstrap resamples of maxima or samples:\n"
-    )
-    print(
-        "| law | estimator | median / truth | mean | sd | infinite | 95 % interval covers |\n|---|---|---|---|---|---|---|"
-    )
+    print(f"\n3,200 samples, {repeats} repeats; coverage of the others by 200 bootstrap resamples, 100 repeats:\n")
+    header("law", "estimator", "median / truth", "mean", "sd", "infinite", "95 % interval covers")
     for law, (_, end) in LAWS.items():
         drawn = samples(law, 50, 64, repeats)
         maxima, flat = drawn.amax(dim=2), drawn.flatten(1)
-        found = end_point(maxima)
         rows = [
-            ("penalised likelihood (ours)", found.estimate, covered(found, end)),
-            (
-                "bounded likelihood, no prior",
-                bounded_likelihood(maxima),
-                bootstrapped(bounded_likelihood, maxima, end, 50),
-            ),
+            ("penalised likelihood (ours)", penalised_likelihood(maxima), covered(end_point(maxima), end)),
+            ("bounded likelihood, no prior", bounded_likelihood(maxima), bootstrapped(bounded_likelihood, maxima, end)),
             ("L-moments", l_moments(maxima), bootstrapped(l_moments, maxima, end)),
-            ("moment, largest tenth", moment(flat), bootstrapped(moment, flat[:100], end)),
+            ("moment, largest tenth", moment(flat), bootstrapped(moment, flat, end)),
         ]
         for name, estimate, coverage in rows:
             ratio = estimate / end
             finite = ratio[ratio.isfinite()]
-            print(
-                f"| {law} | {name} | {ratio.median():.4f} | {finite.mean():.4f} | {finite.std():.4f} "
-                f"| {ratio.isinf().double().mean():.1%} | {coverage:.1%} |",
-                flush=True,
-            )
+            numbers = f"{ratio.median():.4f}", f"{finite.mean():.4f}", f"{finite.std():.4f}"
+            row(law, name, *numbers, f"{ratio.isinf().double().mean():.1%}", f"{coverage:.1%}")
 
 
 def bootstrapped(estimate, values, end, repeats=200):
@@ -132,18 +113,16 @@ def bootstrapped(estimate, values, end, repeats=200):
     for _ in range(repeats):
         again = torch.randint(values.shape[1], values.shape, generator=generator)
         draws.append(estimate(values.gather(1, again)))
-    low, high = torch.stack(draws).quantile(
-        torch.tensor([0.025, 0.975], dtype=torch.double), dim=0, interpolation="nearest"
-    )
+    levels = torch.tensor([0.025, 0.975], dtype=torch.double)
+    low, high = torch.stack(draws).quantile(levels, dim=0, interpolation="nearest")
     return ((low <= end) & (end <= high)).double().mean()
 
 
 def real_maxima():
     """50 of the 500 block maxima of real gradient norms, against the original's fit of all, where that is finite."""
-    stored = np.load(REFERENCE)
     ratios = {estimate: [] for estimate in (penalised_likelihood, bounded_likelihood, l_moments)}
     largest, finite = [], 0
-    for maxima in stored["maxima"].astype(float):
+    for maxima in np.load(REFERENCE)["maxima"].astype(float):
         whole = end_point(torch.from_numpy(maxima)[None])
         end, fitted = original(maxima)
         if not fitted or bool(whole.no_finite_endpoint):
@@ -156,14 +135,12 @@ def real_maxima():
     print(
         f"\n50 of 500 real block maxima against the original's end-point of all, {finite} pairs where it is finite:\n"
     )
-    print("| estimator | median difference | 90th percentile | infinite |\n|---|---|---|---|")
-    names = {penalised_likelihood: "penalised likelihood (ours)", bounded_likelihood: "bounded likelihood, no prior"}
-    for estimate, values in [*ratios.items(), (None, largest)]:
+    header("estimator", "median difference", "90th percentile", "infinite")
+    names = "penalised likelihood (ours)", "bounded likelihood, no prior", "L-moments", "largest maximum"
+    for name, values in zip(names, [*ratios.values(), largest], strict=True):
         joined = torch.cat(values)
-        name = names.get(estimate, "L-moments" if estimate else "largest maximum")
-        print(
-            f"| {name} | {joined.median():.2%} | {joined.quantile(0.9, interpolation='nearest'):.1%} | {joined.isinf().double().mean():.1%} |"
-        )
+        high = joined.quantile(0.9, interpolation="nearest")
+        row(name, f"{joined.median():.2%}", f"{high:.1%}", f"{joined.isinf().double().mean():.1%}")
 
 
 def odd_maxima(fits=10_000):

@@ -45,7 +45,7 @@ def test_linear_model(norm, law, seed):
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_linear_model_in_double_precision(norm):
-    weights, bias, model = linear_model(3)
+    weights, bias, _ = linear_model(3)
     images = images_near_the_middle(3).double()
     exact_model = lambda x: x.flatten(1) @ weights.double().T + bias.double()  # noqa: E731  # one expression
     labels = exact_model(images).argmax(dim=1)
@@ -443,7 +443,7 @@ def test_memory_that_does_not_suffice_for_the_clean_images(robust, digits):
 
 @pytest.mark.parametrize("radius", [0.0, -1.0, float("nan"), 1e-50, 1e300, torch.tensor(0.0), torch.tensor([1.0, 2.0])])
 def test_bad_radius_is_refused(robust, digits, radius):
-    with pytest.raises(ValueError, match="got (a )?radius"):
+    with pytest.raises(ValueError, match=r"got (a )?radius"):
         clever(robust, digits.images[:1], digits.labels[:1], norm="l2", radius=radius)
 
 

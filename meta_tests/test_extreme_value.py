@@ -7,8 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from metrics import extreme_value
-from metrics.extreme_value import SHAPE_PRIOR, end_point
+from metrics.extreme_value import SHAPE_PRIOR, end_point, gumbel_likelihood
 
 LAWS = {
     "1 + beta(4, 4) / 10": (lambda random, size: 1 + 0.1 * random.beta(4, 4, size), 1.1),
@@ -155,6 +154,6 @@ def test_no_finite_endpoint_is_a_test_at_five_per_cent(law, least, most):
 def test_largest_likelihood_of_the_gumbel_law():
     values = np.random.default_rng(8).gumbel(0.3, 0.1, (3, 50))
     below = (values.max(axis=1, keepdims=True) - values) / np.ptp(values, axis=1)[:, None]
-    for row, ours in enumerate(extreme_value._gumbel_likelihood(torch.from_numpy(below))):
+    for row, ours in enumerate(gumbel_likelihood(torch.from_numpy(below))):
         location, scale = stats.gumbel_r.fit(-below[row])
         assert float(ours) == pytest.approx(stats.gumbel_r.logpdf(-below[row], location, scale).sum(), abs=1e-6)

@@ -23,8 +23,8 @@ LOOKS = (0.25, 0.5, 1.0)
 """Parts of the samples after which targets are dropped and images may end."""
 
 STOPPING_FROM = 0.5
-"""An interval that is narrow by chance ends the sampling, so each look costs some coverage: there is one before the end,
-after this part. A constant gradient ends it at any look."""
+"""An interval that is narrow by chance ends the sampling, so each look costs some coverage: there is one before the
+end, after this part. A constant gradient ends it at any look."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,8 @@ def clever_norms(
     as a whole. With `law="ball"` each norm has a ball of its own, and `radius` may be a mapping from norms.
 
     Raises:
-        ValueError: for no norms or the same one twice, radii of other norms, a mapping with `law="original"`, and all that `clever` refuses.
+        ValueError: for no norms or the same one twice, radii of other norms, a mapping with `law="original"`, and all
+            that `clever` refuses.
 
     Example:
         >>> model = lambda images: images.flatten(1) @ torch.tensor([[1.0, 0.0], [0.0, 1.0]])
@@ -195,7 +196,7 @@ def clever_norms(
     radii = radius if isinstance(radius, Mapping) else dict.fromkeys(norms, radius)
     if set(radii) != set(norms):
         raise ValueError(f"got radii for {', '.join(radii)}, expected one for each of {', '.join(norms)}")
-    found = {}
+    found: dict[Norm, CleverScores] = {}
     for norm in norms:
         found |= _clever(model, images, labels, (norm,), radii[norm], targets, budget, seed)
     return found

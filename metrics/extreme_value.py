@@ -32,7 +32,7 @@ SHAPE_PRIOR = (6.0, 1.0)
 from 6 to 50 were fitted to 500 maxima of 1,024 gradient norms of trained networks."""
 
 COARSE, FINE = 48, 32
-"""End-points tried, logarithmic in their distance from the largest maximum: over the whole range, then around the best."""
+"""End-points tried, logarithmic in their distance from the largest maximum: the whole range, then near the best."""
 
 NEWTON_STEPS = 6
 """For the shape. From the start that the variance of the logarithms gives, five reach the last digit."""
@@ -77,9 +77,9 @@ class EndPoint:
 def end_point(maxima: Tensor, *, confidence: float = 0.95, constant: float = 1e-6) -> EndPoint:
     """Estimate the end-points of P distributions from `B` independent block maxima each.
 
-    The 95 % interval covers in 93 to 97 % of cases for shapes from 1.5 to about 20, from 20 maxima on (91 % at shape 1).
+    The 95 % interval covers in 93 to 97 % of cases for shapes from 1.5 to about 20 and 20 maxima or more (91 % at 1).
     Where the true shape is larger, the prior pulls the end-point inwards and the interval covers less: from 50 maxima
-    85 % at shape 30 and 30 % at 60. It is then 6 and 8 % of the whole too small, for a law whose scale is a tenth of it.
+    85 % at shape 30 and 30 % at 60. The estimate is then 6 and 8 % too small, for a law whose scale is a tenth of it.
 
     Args:
         maxima: shape (P, B), B >= 3, finite.
@@ -131,7 +131,7 @@ def end_point(maxima: Tensor, *, confidence: float = 0.95, constant: float = 1e-
         shape=torch.where(fitted, shape, torch.nan).to(maxima.dtype),
         p_value=torch.where(fitted, p_value, 1).to(maxima.dtype),
         degenerate=fitted & degenerate,
-        no_finite_endpoint=fitted & (unpenalised - _gumbel_likelihood(below) < least),
+        no_finite_endpoint=fitted & (unpenalised - gumbel_likelihood(below) < least),
     )
 
 
@@ -214,7 +214,7 @@ def _snapped(log_shape: Tensor) -> Tensor:
     return log_shape
 
 
-def _gumbel_likelihood(below: Tensor) -> Tensor:
+def gumbel_likelihood(below: Tensor) -> Tensor:
     """The largest log-likelihood of Gumbel's law, shape (P,).
 
     With y = -below, its scale s solves s = mean(y) ... in the form f(s) = s - mean(below) + sum(below w) / sum(w) = 0

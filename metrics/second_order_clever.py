@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -184,7 +185,7 @@ def _sample(
     sampling: Sampling,
     generators: Sequence[torch.Generator],
 ) -> _Sampled:
-    like = {"dtype": images.dtype, "device": images.device}
+    like: dict[str, Any] = {"dtype": images.dtype, "device": images.device}
     maxima = torch.zeros(*targets.shape, sampling.blocks, **like)
     at_image, slopes, bends = (torch.zeros(targets.shape, **like) for _ in range(3))
     at_once = max(1, sampling.batch_size // sampling.block_size)

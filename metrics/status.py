@@ -22,5 +22,4 @@ class Status(IntEnum):
     SATURATED = 4
     """A CLEVER score at the radius: the estimate is "at least", not a value."""
     UNAVAILABLE = 5
-    """No CLEVER score: the sampled gradients are zero, not finite or not those of the function, and say nothing about the
-    bound."""
+    """No CLEVER score: the sampled gradients are zero, not finite or not those of the function."""

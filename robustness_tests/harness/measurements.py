@@ -291,7 +291,7 @@ class Measurements:
         seeds = [seed_of(self.run.seed, metric, model.name, index) for index in indices]
         with reproducible():
             if metric == "anchored_clever":
-                result = _anchored(model, images, labels, norm, needed)
+                result: Any = _anchored(model, images, labels, norm, needed)
             else:
                 measure: Callable[..., AdversarialDistances | CleverScores] = getattr(metrics, metric)
                 result = measure(model.network, images, labels, norm=norm, seed=seeds, **parameters)
