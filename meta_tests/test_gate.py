@@ -169,13 +169,23 @@ def test_single_violation_is_expected_and_too_many_fail(gate):
     """CLEVER scores made three times too large: many images show it, one test per model asserts the share."""
     file = gate.folder / "robustness_tests" / "harness" / "measurements.py"
     source = file.read_text()
-    assert source.count('float(row["score"])') == 1
-    file.write_text(source.replace('float(row["score"])', '3.5 * float(row["score"])'))
+    # The first one is the published score, the second the anchored one.
+    assert source.count('float(row["score"])') == 2
+    file.write_text(source.replace('float(row["score"])', '3.5 * float(row["score"])', 1))
     result = gate("-n2", "--quick", "--norms", "linf", "robustness_tests/test_bounds.py")
     outcomes = [record["outcome"] for record in gate.results()["records"] if "image" in record["about"]]
     assert outcomes.count("xfailed") > 5
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(["*CLEVER is not above the adversarial linf distance for *%*expected 95.0% or more*"])
+
+
+def test_anchored_score_above_the_distance_is_a_bug_of_the_suite(gate):
+    file = gate.folder / "robustness_tests" / "harness" / "measurements.py"
+    before, found, after = file.read_text().rpartition('float(row["score"])')
+    file.write_text(f"{before}3.5 * {found}{after}")
+    result = gate("-n0", "--quick", "--norms", "linf", "-k", "anchored")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*anchored CLEVER is above the adversarial linf distance for image *"])
 
 
 def test_perturbation_within_too_large_a_radius_is_found_and_shrunk(gate):
@@ -258,7 +268,7 @@ def test_progress_is_shown_on_a_terminal(gate):
         output += piece
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     text = output.decode()
-    assert "measuring: 0 of 4 batches" in text
+    assert "measuring: 0 of 6 batches" in text
     assert " left" in text
     assert "PASS (quick): robust against standard" in text
 
