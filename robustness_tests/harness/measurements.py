@@ -28,7 +28,7 @@ NEEDS = {"anchored_clever": ("adversarial_distance", "clever")}
 """Metrics that are computed from the results of others, for the same images."""
 
 CLEVER_BUDGETS = {
-    "quick": {"blocks": 20, "block_size": 12},
+    "quick": {"blocks": 40, "block_size": 12},
     "default": {"blocks": 40, "block_size": 24},
     "thorough": {"blocks": 56, "block_size": 64},
 }
