@@ -307,21 +307,30 @@ def test_targets_by_name(robust, digits):
     )
 
 
-def test_half_of_the_gradients_being_zero_is_masking(robust, digits):
-    """A network that is flat on one side of a plane through the image: half of all samples have no gradient."""
+@pytest.mark.parametrize(("height", "unavailable"), [(-0.1, True), (0.2, False)])
+def test_half_of_the_gradients_being_zero_is_masking(robust, digits, height, unavailable):
+    """A network that is flat above a plane below or above the image: more than half of the samples, or fewer."""
     image, label = digits.images[3:4], digits.labels[3:4]
     plane = torch.randn(64, generator=torch.Generator().manual_seed(1))
+    flat = []
 
-    def flat_on(share):
-        def model(images):
-            side = (images - image).flatten(1) @ plane > torch.tensor(0.0) if share else torch.zeros(len(images)) > 1
-            return torch.where(side[:, None], robust(image).detach(), robust(images))
+    def model(images):
+        above = (images - image).flatten(1) @ (plane / plane.norm()) > height
+        flat.extend(above.tolist())
+        return torch.where(above[:, None], robust(images).detach(), robust(images))
 
-        return model
+    few = {"norm": "l2", "radius": 2.0, "blocks": 12, "block_size": 16, "seed": 3, "tolerance": 0}
+    found = clever(model, image, label, targets="top-2", **few)
+    share = sum(flat) / len(flat)
+    assert 0.5 < share < 0.9 if unavailable else 0.05 < share < 0.5, "neither clear at once nor trivial"
+    assert bool(found.zero_gradient) is unavailable
+    assert (int(found.status) == Status.UNAVAILABLE) is unavailable
+    assert int(found.forward) == 3 + 12 * 16, "judged at the end"
 
-    few = {"norm": "l2", "radius": 2.0, "blocks": 10, "block_size": 16, "seed": 3}
-    assert int(clever(flat_on(0), image, label, **few).status) == Status.ESTIMATED
-    flat = clever(lambda x: robust(x).detach() + 0 * robust(x), image, label, **few)
+
+def test_no_gradient_at_all_ends_the_sampling(robust, digits):
+    few = {"norm": "l2", "radius": 2.0, "blocks": 10, "block_size": 16}
+    flat = clever(lambda x: robust(x).detach() + 0 * robust(x), digits.images[3:4], digits.labels[3:4], **few)
     assert bool(flat.zero_gradient)
     assert int(flat.status) == Status.UNAVAILABLE
     assert int(flat.forward) == 3 + 16, "the first block shows it, and no more is drawn"

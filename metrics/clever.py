@@ -108,7 +108,7 @@ def clever(
 
     All targets share the points. Targets that are unlikely to win are dropped: by the gradient at the image, by the
     first block, and at each look at the fits. Sampling ends for an image when its interval is narrow. The interval
-    covers the end-point in 91 to 97 % of cases then, and in 93 to 97 % with `tolerance=0` (`metrics.extreme_value`).
+    covers the end-point in 91 to 97 % of cases then, and in 92 to 97 % with `tolerance=0` (`metrics.extreme_value`).
 
     Args:
         model: a deterministic callable from images to logits (N, K), in evaluation mode, normalisation inside.

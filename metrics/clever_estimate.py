@@ -76,8 +76,8 @@ class Estimate:
     def prune_by_pilot(self) -> None:
         """Drop targets by the first block, and images that it shows to have no gradients.
 
-        The largest norm of a block of 64 is some 1.1 times the mean for a network on CIFAR-10 and 3 times in a ball
-        that is large for the network. The square of that is how much further the end-point may well be.
+        The largest norm of a block of 64 is some 1.1 times the mean for a network on CIFAR-10, and up to 3 times in a
+        ball that is large for the network. The square of that is how much further the end-point may well be.
         """
         if math.isfinite(self.pruning):
             spread = self.maxima[:, :, 0] / self.means[:, :, 0]
