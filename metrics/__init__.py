@@ -3,6 +3,7 @@
 from metrics.adversarial_distance import AdversarialDistances, adversarial_distance
 from metrics.anchored_clever import AnchoredScores, anchored_clever
 from metrics.attacks import Attack, SearchPath
+from metrics.certified_distance import CertifiedDistances, certified_distance
 from metrics.class_distances import ClassDistances, class_distances
 from metrics.clever import CleverScores, clever, clever_norms
 from metrics.second_order_clever import SecondOrderScores, second_order_clever
@@ -12,6 +13,7 @@ __all__ = [
     "AdversarialDistances",
     "AnchoredScores",
     "Attack",
+    "CertifiedDistances",
     "ClassDistances",
     "CleverScores",
     "SearchPath",
@@ -19,6 +21,7 @@ __all__ = [
     "Status",
     "adversarial_distance",
     "anchored_clever",
+    "certified_distance",
     "class_distances",
     "clever",
     "clever_norms",

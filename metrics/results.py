@@ -12,9 +12,12 @@ Result = TypeVar("Result")
 def concatenate(parts: Sequence[Result]) -> Result:
     """One result for the images of several, in their order; what the first one has not, the whole has not."""
     first: Any = parts[0]
-    columns = {
-        field.name: torch.cat([getattr(part, field.name) for part in parts])
-        for field in fields(first)
-        if getattr(first, field.name) is not None
-    }
-    return type(first)(**columns)
+    columns = {field.name: [getattr(part, field.name) for part in parts] for field in fields(first)}
+    joined = {name: _joined(column) for name, column in columns.items() if column[0] is not None}
+    return type(first)(**joined)
+
+
+def _joined(column: Sequence[Any]) -> Any:
+    if isinstance(column[0], tuple):
+        return tuple(value for part in column for value in part)
+    return torch.cat(list(column))

@@ -22,4 +22,9 @@ class Status(IntEnum):
     SATURATED = 4
     """A CLEVER score at the radius: the estimate is "at least", not a value."""
     UNAVAILABLE = 5
-    """No CLEVER score: the sampled gradients are zero, not finite or not those of the function."""
+    """No number: no CLEVER score, since the sampled gradients are zero, not finite or not those of the function; or no
+    certificate, since there are no bounds for the model or they are too costly."""
+    CERTIFIED = 6
+    """A radius was proved: the distance is a lower bound."""
+    EXACT = 7
+    """The true distance, up to the stated bracket."""

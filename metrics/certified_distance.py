@@ -1,0 +1,322 @@
+"""The certified distance: a proved lower bound of the distance to the nearest image of another class."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from metrics.batches import halving_batches
+from metrics.checks import check_choice, check_count, check_number
+from metrics.linear_bounds import Ball, Bounds, Program, Unsupported, bounds_of, least_margins, program_of
+from metrics.linear_bounds.interval import Interval
+from metrics.norms import Norm
+from metrics.passes import Model, Passes, check_images, check_model, checked_logits, differentiating, margin
+from metrics.results import concatenate
+from metrics.status import Status
+
+NORMS: tuple[Norm, ...] = ("linf", "l2")
+METHODS = ("crown", "interval")
+ROWS_FOR_EACH_IMAGE = 32
+"""Rows of coefficients that are propagated at once, for each image of a batch."""
+
+TRIALS = 16
+"""The most radii that are tried for an image."""
+
+
+@dataclass(frozen=True)
+class CertifiedDistances:
+    """The certified distances of N images; every tensor is on the device of the images.
+
+    Attributes:
+        distance: no image of the box within this norm of the image is of another class, shape (N,); 0 where the image
+            itself is misclassified, NaN where there is no certificate.
+        failed: the smallest radius that was tried and could not be certified, shape (N,); infinite if none was.
+        status: `Status` numbers, shape (N,): certified, misclassified or unavailable.
+        trials: radii that were tried, shape (N,).
+        forward: forward passes spent on each image, shape (N,).
+        backward: rows of linear bounds that were propagated, as passes backwards through the whole network, rounded up.
+        reasons: why there is no certificate, one for each image; empty where there is one.
+    """
+
+    distance: Tensor
+    failed: Tensor
+    status: Tensor
+    trials: Tensor
+    forward: Tensor
+    backward: Tensor
+    reasons: tuple[str, ...]
+
+
+def certified_distance(
+    model: Model,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    norm: Norm,
+    method: str = "crown",
+    tolerance: float = 0.02,
+    budget: int = 50_000,
+    batch_size: int = 16,
+) -> CertifiedDistances:
+    """Prove, for each image, that no image of the box [0, 1] within a radius is of another class.
+
+    For a radius, intervals and linear bounds of every layer (CROWN, Zhang et al. 2018) give lower bounds of the margins
+    to all other classes; the radius is certified if none is below 0. The largest such radius is looked for by
+    interpolation, for all images of a batch at once. A lower bound of the true distance, for the network as it is
+    computed in the precision of the images: see `metrics.linear_bounds.rounding`. A small certificate does not say that
+    there is an adversarial example near by: bounds get loose with depth.
+
+    Supported are linear layers, convolutions, batch normalisation, average and max pooling, ReLU and leaky ReLU, hard
+    tanh, sigmoid, tanh, SiLU, GELU, softplus, ELU, sums, concatenations, and all that only moves values or computes with
+    constants, in any graph that `torch.export` can read.
+
+    Args:
+        model: a deterministic callable from images to logits (N, K), in evaluation mode, normalisation inside.
+        images: shape (N, C, H, W), float32 or float64, values in [0, 1].
+        labels: true classes, int64, shape (N,).
+        norm: "linf" or "l2".
+        method: "crown", or "interval" for intervals alone: fast, and useless but for networks trained for them.
+        tolerance: how near, relative to it, the certified radius has to be to one that could not be certified.
+        budget: the most passes backwards through the whole network that one radius of one image may cost. It is what
+            makes large networks unavailable, in place of a limit on time, by which the same image would not get the
+            same number.
+        batch_size: images that are bounded at once; memory is proportional to it. Halved where it does not suffice.
+
+    Raises:
+        ValueError: for an unknown norm or method, images outside [0, 1] or not finite, labels that the model has no
+            class for, a model in training mode, outputs that are probabilities or not deterministic.
+
+    Example:
+        A linear model, whose distance is margin / dual norm of the weights: here 0.6 / (1 + 1).
+
+        >>> weights = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+        >>> model = lambda images: images.flatten(1) @ weights.T
+        >>> image = torch.tensor([0.9, 0.3]).view(1, 1, 1, 2)
+        >>> result = certified_distance(model, image, torch.tensor([0]), norm="linf")
+        >>> round(float(result.distance), 3)
+        0.3
+    """
+    check_choice("norm", norm, NORMS)
+    check_choice("method", method, METHODS)
+    check_number("tolerance", tolerance, above=0)
+    check_count("budget", budget, 1)
+    check_count("batch_size", batch_size, 1)
+    check_images(images, labels)
+    check_model(model)
+
+    with differentiating(model):
+        images, labels = images.detach().clone(), labels.clone()
+        clean, forward = clean_logits(model, images, labels, batch_size)
+        try:
+            program = checked_program(model, images, clean, batch_size)
+        except Unsupported as unsupported:
+            return _unavailable(labels, clean, forward, str(unsupported))
+
+        def measure(first: int, last: int) -> CertifiedDistances:
+            part = slice(first, last)
+            trial = _Trial(program, images[part], labels[part], norm, method, budget)
+            return _searched(trial, clean[part], forward[part], tolerance)
+
+        with torch.no_grad(), full_precision():
+            return concatenate([part for _, part in halving_batches(measure, len(images), batch_size)])
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Bounds are computed without TF32, whose rounding they do not know."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def clean_logits(model: Model, images: Tensor, labels: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
+    """The checked logits of the images, and the forward passes that it took."""
+
+    def measure(first: int, last: int) -> tuple[Tensor, Tensor]:
+        part = slice(first, last)
+        passes = Passes(model, last - first, images.device)
+        rows = torch.arange(last - first, device=images.device)
+        return checked_logits(passes, images[part], labels[part], rows), passes.forward
+
+    logits, forward = zip(*(part for _, part in halving_batches(measure, len(images), batch_size)), strict=True)
+    return torch.cat(logits), torch.cat(forward)
+
+
+def checked_program(model: Model, images: Tensor, clean: Tensor, batch_size: int) -> Program:
+    """The program of a model, whose logits have been compared with the model's own.
+
+    Raises:
+        Unsupported: if there are no bounds for the model.
+    """
+    program = program_of(model, images[0])
+    with torch.no_grad(), full_precision():
+        again = torch.cat([program.apply(batch) for batch in images.split(batch_size)])
+    difference = (again - clean).abs().amax() / clean.abs().amax().clamp_min(1e-30)
+    if again.shape != clean.shape or not difference <= 1e-3:
+        raise Unsupported(f"the graph that torch.export reads gives other logits than the model, by {difference:.1%}")
+    return program
+
+
+def _unavailable(labels: Tensor, clean: Tensor, forward: Tensor, reason: str) -> CertifiedDistances:
+    wrong = margin(clean, labels) <= 0
+    return CertifiedDistances(
+        distance=torch.where(wrong, 0.0, torch.full_like(clean[:, 0], torch.nan)),
+        failed=torch.full_like(clean[:, 0], torch.inf),
+        status=torch.where(wrong, int(Status.MISCLASSIFIED), int(Status.UNAVAILABLE)),
+        trials=torch.zeros_like(labels),
+        forward=forward,
+        backward=torch.zeros_like(labels),
+        reasons=tuple("" if each else reason for each in wrong.tolist()),
+    )
+
+
+class _Trial:
+    """Tries radii on N images; remembers the bounds of the smallest radii that failed, which hold for smaller ones."""
+
+    def __init__(
+        self, program: Program, images: Tensor, labels: Tensor, norm: Norm, method: str, budget: float
+    ) -> None:
+        self.program, self.images, self.labels, self.norm = program, images, labels, norm
+        self.crown, self.budget = method == "crown", budget
+        self.rows_at_once = ROWS_FOR_EACH_IMAGE * len(images)
+        self.known: list[Interval] | None = None
+        self.cost = torch.zeros(len(images), dtype=torch.float64, device=images.device)
+        self.exhausted = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+
+    def least_margin(self, rows: Tensor, radii: Tensor) -> Tensor:
+        """A lower bound of the margin of some of the images within a radius for each; -inf if it was too costly."""
+        ball = Ball(self.images[rows], radii.to(self.images.dtype), self.norm)
+        known = None if self.known is None else [interval.rows(rows) for interval in self.known]
+        bounds = bounds_of(
+            self.program,
+            ball,
+            known=known,
+            rows_at_once=self.rows_at_once,
+            budget=self.budget,
+            crown=self.crown,
+        )
+        least = least_margins(bounds, self.labels[rows], linear=self.crown).amin(dim=1)
+        self.cost[rows] += bounds.cost
+        self.exhausted[rows] |= bounds.exhausted
+        least = torch.where(bounds.exhausted, -torch.inf, least)
+        self._remember(bounds, rows, least <= 0)
+        return least
+
+    def _remember(self, bounds: Bounds, rows: Tensor, failed: Tensor) -> None:
+        if self.known is None:
+            self.known = [
+                Interval(
+                    *(
+                        end.new_full((len(self.images), *end.shape[1:]), bound)
+                        for end, bound in zip(ends, (-torch.inf, torch.inf), strict=True)
+                    )
+                )
+                for ends in bounds.intervals
+            ]
+        for known, new in zip(self.known, bounds.intervals, strict=True):
+            for ends, tighter in zip(known, new, strict=True):
+                ends[rows[failed]] = tighter[failed]
+
+
+START = {"linf": 1e-4, "l2": 1e-3}
+"""The first radius: so small that hardly any activation is undecided, which makes it cheap, and its slope useful."""
+
+
+@dataclass
+class _Bracket:
+    """What is known of the least margin as a function of the radius, for N images.
+
+    Attributes:
+        margin: at radius 0.
+        earlier: the second largest radius that held.
+        low: the largest radius that held.
+        high: the smallest one that failed.
+    """
+
+    margin: Tensor
+    earlier: Tensor
+    low: Tensor
+    high: Tensor
+    at_earlier: Tensor
+    at_low: Tensor
+    at_high: Tensor
+
+    @classmethod
+    def around(cls, margins: Tensor) -> "_Bracket":
+        """Before any radius was tried."""
+        zero, endless = torch.zeros_like(margins), torch.full_like(margins, torch.inf)
+        return cls(margins, zero, zero.clone(), endless, margins.clone(), margins.clone(), -endless)
+
+    def take(self, rows: Tensor, radii: Tensor, least: Tensor) -> None:
+        """The least margins of some images within a radius each."""
+        held, broken = rows[least > 0], rows[least <= 0]
+        self.earlier[held], self.at_earlier[held] = self.low[held], self.at_low[held]
+        self.low[held], self.at_low[held] = radii[least > 0], least[least > 0]
+        self.high[broken], self.at_high[broken] = radii[least <= 0], least[least <= 0]
+
+    def next(self, tolerance: float) -> Tensor:
+        """Where the least margin is expected to be used up, a little before it.
+
+        On the whole the margin is a concave function of the radius. A parabola through the two largest radii that held
+        and the smallest that failed; with none that failed, the line through those that held, of which half is gone.
+        """
+        line = (self.at_low - self.at_earlier) / (self.low - self.earlier)
+        beyond = self.low - self.at_low / line.clamp_max(-1e-30)
+        # Far outside, bounds explode: what they are there says nothing about where they begin to fail.
+        at_high = torch.maximum(self.at_high, -self.margin)
+        bend = ((at_high - self.at_low) / (self.high - self.low) - line) / (self.high - self.earlier)
+        slope = line + bend * (self.low - self.earlier)
+        # The root beyond `low`, in the form that no small bend makes inaccurate.
+        discriminant = (slope.square() - 4 * bend * self.at_low).clamp_min(0).sqrt()
+        root = self.low + 2 * self.at_low / (discriminant - slope)
+        middle = (self.low + self.high) / 2
+        root = torch.where((root > self.low) & (root < self.high), root, middle)
+        # The line may be trusted where it has bent little so far, or where its points are near.
+        first = (self.at_earlier - self.margin) / self.earlier
+        straight = (line - first).abs() < 0.01 * first.abs()
+        ahead = torch.where(straight | (self.earlier > self.low / 4), beyond, (self.low + beyond) / 2)
+        aimed = torch.where(self.high.isinf(), ahead, root) * (1 - tolerance / 2)
+        # After a failure by far, the parabola is too careful; after one that failed for its cost, there is none.
+        costly = self.at_high.isinf() & self.high.isfinite()
+        aimed = torch.where(costly, (self.low * self.high).sqrt(), aimed)
+        return torch.where(self.low > 0, aimed, self.high / 8)
+
+
+def _searched(trial: _Trial, clean: Tensor, forward: Tensor, tolerance: float) -> CertifiedDistances:
+    """The largest radius of each image whose least margin is positive, by interpolation."""
+    margins = margin(clean, trial.labels).double()
+    bracket, trials = _Bracket.around(margins), torch.zeros_like(trial.labels)
+    farthest = 1.0 if trial.norm == "linf" else float(trial.images[0].numel()) ** 0.5
+    radii = torch.full_like(margins, START[trial.norm])
+    going_on = margins > 0
+    for _ in range(TRIALS):
+        rows = going_on.nonzero().flatten()
+        if not len(rows):
+            break
+        # What is tried is what will be reported, so it is rounded first.
+        radii = radii.clamp_max(farthest).to(clean.dtype).double()
+        bracket.take(rows, radii[rows], trial.least_margin(rows, radii[rows]))
+        trials[rows] += 1
+        radii = bracket.next(tolerance)
+        near = torch.minimum(radii, bracket.high) <= bracket.low * (1 + tolerance)
+        going_on &= ~near & (bracket.low < farthest)
+    certified, wrong = bracket.low > 0, margins <= 0
+    status = torch.where(certified, int(Status.CERTIFIED), int(Status.UNAVAILABLE))
+    return CertifiedDistances(
+        distance=torch.where(certified | wrong, bracket.low, torch.nan).to(clean.dtype),
+        failed=bracket.high.to(clean.dtype),
+        status=torch.where(wrong, int(Status.MISCLASSIFIED), status),
+        trials=trials,
+        forward=forward,
+        backward=trial.cost.ceil().long(),
+        reasons=tuple(
+            "" if one else "the network is too large for the budget" if spent else "no radius could be certified"
+            for one, spent in zip((certified | wrong).tolist(), trial.exhausted.tolist(), strict=True)
+        ),
+    )

@@ -1,0 +1,499 @@
+"""From a model to a program: `torch.export` reads the graph, and a table says what each of its operations is.
+
+What is not in the table is refused, and so is what mixes the images of a batch. The caller compares the program's
+logits with the model's own.
+"""
+
+import math
+import operator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from metrics.linear_bounds.activations import SMOOTH, Activation, relu
+from metrics.linear_bounds.operations import Affine, Convolution, Linear, Rearranged, Scale, Shape
+from metrics.linear_bounds.program import Concatenation, MaxPool, Node, Operation, Program, Total, simplified
+from metrics.passes import Model
+
+BATCH = 2
+"""The graph is read with two images: a first dimension of another size shows that images are mixed."""
+
+
+class Unsupported(Exception):  # noqa: N818  # it says what the model is, not that something went wrong
+    """There are no bounds for this model, and why."""
+
+
+def program_of(model: Model, image: Tensor) -> Program:
+    """The program of a model.
+
+    Args:
+        model: a callable from images to logits, in evaluation mode.
+        image: shape (C, H, W): an example, for shape, dtype and device.
+
+    Raises:
+        Unsupported: if the graph cannot be read, or has an operation that there are no bounds for.
+    """
+    example = image.detach().clone().expand(BATCH, *image.shape).contiguous()
+    network = model if isinstance(model, nn.Module) else _Called(model)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            exported = torch.export.export(network.eval(), (example,), strict=False).run_decompositions({})
+    except Exception as error:  # noqa: BLE001  # anything can go wrong in the code of a user's model
+        reason = str(error).strip().split("\n", 1)[0]
+        raise Unsupported(
+            f"torch.export cannot read the graph of the model: {type(error).__name__}: {reason}"
+        ) from None
+    with torch.no_grad():
+        return simplified(_Reader(exported, image).program())
+
+
+class _Called(nn.Module):
+    def __init__(self, function: Model) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.function(images)
+
+
+class _Symbol(int):
+    """The number of a node, as the value of something that depends on the image."""
+
+
+class _Reader:
+    """Reads a graph node by node: what does not depend on the image is computed, all else becomes an operation."""
+
+    def __init__(self, exported: torch.export.ExportedProgram, image: Tensor) -> None:
+        self.exported = exported
+        self.like = image
+        self.nodes: list[Node] = [Node(None, (), tuple(image.shape))]
+        self.values: dict[str, Any] = {}
+
+    def program(self) -> Program:
+        signature, graph = self.exported.graph_signature, self.exported.graph
+        constants = {**self.exported.state_dict, **self.exported.constants}
+        targets = {
+            **signature.inputs_to_parameters,
+            **signature.inputs_to_buffers,
+            **signature.inputs_to_lifted_tensor_constants,
+        }
+        for node in graph.nodes:
+            if node.op == "placeholder":
+                given = node.name in signature.user_inputs
+                self.values[node.name] = _Symbol(0) if given else constants[targets[node.name]].detach()
+            elif node.op == "call_function" and node.users:  # without users, an assertion
+                self.values[node.name] = self._value(node)
+            elif node.op == "get_attr":
+                self.values[node.name] = getattr(self.exported.graph_module, node.target)
+        (output,) = signature.user_outputs
+        result = self.values.get(output)
+        if not isinstance(result, _Symbol):
+            raise Unsupported("the logits do not depend on the image")
+        return Program(tuple(self.nodes), int(result))
+
+    def _value(self, node: torch.fx.Node) -> Any:
+        arguments = [self._resolved(argument) for argument in node.args]
+        keywords = {name: self._resolved(argument) for name, argument in node.kwargs.items()}
+        if not any(isinstance(value, _Symbol) for value in _flat([arguments, list(keywords.values())])):
+            return node.target(*arguments, **keywords)  # type: ignore[operator]  # a function, in such a node
+        if node.target is operator.getitem:
+            # Of an operation with several results, only the first is known to the table.
+            if arguments[1] != 0:
+                raise Unsupported(f"result {arguments[1]} of {node.args[0]}")
+            return arguments[0]
+        name = str(node.target).removeprefix("aten.")
+        found = TABLE.get(name) or TABLE.get(name.partition(".")[0])
+        if found is None:
+            raise Unsupported(f"there are no bounds for the operation {name}")
+        shape = _shape(node)
+        try:
+            return found(self, name.partition(".")[0], shape, *arguments, **keywords)
+        except (TypeError, ValueError, IndexError, AttributeError, AssertionError, RuntimeError) as error:
+            reason = str(error).strip().split("\n", 1)[0]
+            raise Unsupported(f"there are no bounds for {name} with these arguments: {reason}") from error
+
+    def _resolved(self, argument: Any) -> Any:
+        if isinstance(argument, torch.fx.Node):
+            return self.values[argument.name]
+        if isinstance(argument, list | tuple):
+            return [self._resolved(one) for one in argument]
+        return argument
+
+    def add(self, operation: Operation, *inputs: int, shape: Shape) -> _Symbol:
+        """A new node."""
+        self.nodes.append(Node(operation, tuple(int(number) for number in inputs), shape))
+        return _Symbol(len(self.nodes) - 1)
+
+    def shape(self, symbol: int) -> Shape:
+        """The shape of a node's result."""
+        return self.nodes[symbol].shape
+
+    def constant(self, value: Any) -> Tensor:
+        """A constant operand as a tensor without a batch, in the type of the images."""
+        tensor = torch.as_tensor(value, device=self.like.device).to(self.like.dtype)
+        return tensor
+
+    def spread(self, value: Any, shape: Shape) -> Tensor:
+        """A constant operand of an elementwise operation, without the dimension of the batch.
+
+        Raises:
+            Unsupported: if it differs between the images of a batch.
+        """
+        tensor = self.constant(value)
+        if tensor.dim() > len(shape):
+            if tensor.shape[0] not in (1, BATCH) or not (tensor == tensor[:1]).all():
+                raise Unsupported("a constant differs between the images of a batch")
+            tensor = tensor[0]
+        return tensor.expand(shape)
+
+
+def _flat(values: Sequence[Any]) -> Iterator[Any]:
+    for value in values:
+        if isinstance(value, list | tuple):
+            yield from _flat(value)
+        else:
+            yield value
+
+
+def _shape(node: torch.fx.Node) -> Shape:
+    value = node.meta["val"]
+    value = value[0] if isinstance(value, list | tuple) else value
+    shape = tuple(int(size) for size in value.shape)
+    if not shape or shape[0] != BATCH:
+        raise Unsupported(f"{node.name} mixes the images of a batch")
+    return shape[1:]
+
+
+def _pair(value: Any) -> Shape:
+    values = tuple(value) if isinstance(value, list | tuple) else (value,)
+    return tuple(int(one) for one in (values * 2 if len(values) == 1 else values))
+
+
+def _linear(reader: _Reader, name: str, shape: Shape, x: _Symbol, weight: Tensor, bias: Any = None) -> _Symbol:
+    bias = None if bias is None else reader.constant(bias).expand(shape)
+    operation = Linear(
+        name,
+        reader.shape(x),
+        shape,
+        bias,
+        None if bias is None else bias.abs(),
+        fan_in=weight.shape[1] + 1,
+        fan_out=weight.shape[0],
+        weight=reader.constant(weight),
+    )
+    return reader.add(operation, x, shape=shape)
+
+
+def _matmul(reader: _Reader, name: str, shape: Shape, x: Any, weight: Any) -> _Symbol:
+    if not isinstance(x, _Symbol) or not isinstance(weight, Tensor) or weight.dim() != 2:
+        raise Unsupported("a matrix product of two things that depend on the image, or with a batch of matrices")
+    return _linear(reader, name, shape, x, weight.T)
+
+
+def _addmm(reader: _Reader, name: str, shape: Shape, bias: Any, x: Any, weight: Any) -> _Symbol:
+    if not isinstance(x, _Symbol) or isinstance(bias, _Symbol):
+        raise Unsupported("a matrix product whose operands are not image and constants")
+    return _linear(reader, name, shape, x, weight.T, bias)
+
+
+def _convolution(
+    reader: _Reader,
+    name: str,
+    shape: Shape,
+    x: _Symbol,
+    weight: Tensor,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> _Symbol:
+    if isinstance(padding, str) or weight.dim() != 4:
+        raise Unsupported(f"a convolution with padding={padding!r} in {weight.dim() - 2} dimensions")
+    bias = None if bias is None else reader.constant(bias).view(-1, 1, 1).expand(shape)
+    kernel = math.prod(weight.shape[2:])
+    operation = Convolution(
+        name,
+        reader.shape(x),
+        shape,
+        bias,
+        None if bias is None else bias.abs(),
+        fan_in=weight.shape[1] * kernel + 1,
+        fan_out=weight.shape[0] // groups * kernel,
+        weight=reader.constant(weight),
+        stride=_pair(stride),
+        padding=_pair(padding),
+        dilation=_pair(dilation),
+        groups=groups,
+    )
+    return reader.add(operation, x, shape=shape)
+
+
+def _scaled(
+    reader: _Reader, name: str, x: _Symbol, scale: Tensor, bias: Tensor | None = None, magnitude: Tensor | None = None
+) -> _Symbol:
+    shape = reader.shape(x)
+    magnitude = bias.abs() if bias is not None and magnitude is None else magnitude
+    return reader.add(
+        Scale(name, shape, shape, bias, magnitude, fan_in=Scale.FAN_IN, fan_out=1, scale=scale), x, shape=shape
+    )
+
+
+def _batch_norm(
+    reader: _Reader, name: str, shape: Shape, x: _Symbol, weight: Any, bias: Any, mean: Any, variance: Any, *rest: Any
+) -> _Symbol:
+    if mean is None or variance is None:
+        raise Unsupported("a batch normalisation without running statistics")
+    if len(rest) > 2 and rest[0]:
+        raise Unsupported("a batch normalisation in training mode")
+    epsilon = rest[2] if len(rest) > 2 else rest[1]
+    channel = (-1, *[1] * (len(shape) - 1))
+    scale = (variance.double() + epsilon).rsqrt()
+    scale = scale if weight is None else scale * weight.double()
+    shift = -mean.double() * scale
+    offset = shift if bias is None else shift + bias.double()
+    magnitude = shift.abs() if bias is None else shift.abs() + bias.double().abs()
+    rounded = [reader.constant(each).view(channel).expand(shape) for each in (scale, offset, magnitude)]
+    return _scaled(reader, name, x, *rounded)
+
+
+def _add(reader: _Reader, name: str, shape: Shape, x: Any, y: Any, *, alpha: float = 1) -> _Symbol:
+    sign = -1 if name == "sub" else 1
+    if name == "rsub":
+        x, y, sign = y, x, -1
+    if alpha not in (1, -1):
+        raise Unsupported(f"an addition with alpha={alpha}")
+    sign *= int(alpha)
+    if isinstance(x, _Symbol) and isinstance(y, _Symbol):
+        if reader.shape(x) != shape or reader.shape(y) != shape:
+            raise Unsupported("a sum of different shapes")
+        return reader.add(Total((1, sign)), x, y, shape=shape)
+    symbol, constant, of_symbol, of_constant = (x, y, 1, sign) if isinstance(x, _Symbol) else (y, x, sign, 1)
+    if reader.shape(symbol) != shape:
+        raise Unsupported("a sum that repeats values")
+    ones = torch.full(shape, float(of_symbol), dtype=reader.like.dtype, device=reader.like.device)
+    return _scaled(reader, name, symbol, ones, of_constant * reader.spread(constant, shape))
+
+
+def _multiply(reader: _Reader, name: str, shape: Shape, x: Any, y: Any) -> _Symbol:
+    if name == "div" and isinstance(y, _Symbol):
+        raise Unsupported("a division by something that depends on the image")
+    if isinstance(x, _Symbol) and isinstance(y, _Symbol):
+        raise Unsupported("a product of two things that depend on the image")
+    symbol, constant = (x, y) if isinstance(x, _Symbol) else (y, x)
+    if reader.shape(symbol) != shape:
+        raise Unsupported("a product that repeats values")
+    factor = reader.spread(constant, shape)
+    return _scaled(reader, name, symbol, 1 / factor if name == "div" else factor)
+
+
+def _negative(reader: _Reader, name: str, shape: Shape, x: _Symbol) -> _Symbol:
+    return _multiply(reader, name, shape, x, -1.0)
+
+
+def _activation(activation: Activation) -> Callable[..., _Symbol]:
+    def read(reader: _Reader, name: str, shape: Shape, x: _Symbol, *rest: Any, **keywords: Any) -> _Symbol:
+        defaults = {"softplus": [1.0, 20.0], "elu": [1.0, 1.0, 1.0]}.get(name, [])
+        if any(value != default for value, default in zip(rest, defaults, strict=False)) or len(rest) > len(defaults):
+            raise Unsupported(f"{name} with parameters {rest}")
+        if any(value not in ("none", None) for value in keywords.values()):
+            raise Unsupported(f"{name} with {keywords}")
+        return reader.add(activation, x, shape=shape)
+
+    return read
+
+
+def _leaky_relu(reader: _Reader, name: str, shape: Shape, x: _Symbol, slope: float = 0.01) -> _Symbol:
+    if not 0 <= slope <= 1:
+        raise Unsupported(f"{name} with a negative slope of {slope}")
+    return reader.add(relu(slope), x, shape=shape)
+
+
+def _clamp(reader: _Reader, name: str, shape: Shape, x: _Symbol, low: Any = None, high: Any = None) -> _Symbol:
+    """low + relu(x - low) - relu(x - high); of what is given."""
+    if name == "hardtanh":
+        low, high = (-1.0 if low is None else low), (1.0 if high is None else high)
+    name = f"{name} as relu"
+    if low is not None and high is None:
+        raised = reader.add(relu(), _add(reader, name, shape, x, -low), shape=shape)
+        return _add(reader, name, shape, raised, low)
+    above = reader.add(relu(), _add(reader, name, shape, x, -high), shape=shape)
+    if low is None:
+        return reader.add(Total((1, -1)), x, above, shape=shape)
+    below = reader.add(relu(), _add(reader, name, shape, x, -low), shape=shape)
+    return _add(reader, name, shape, reader.add(Total((1, -1)), below, above, shape=shape), low)
+
+
+def _max_pool(
+    reader: _Reader,
+    name: str,
+    shape: Shape,
+    x: _Symbol,
+    kernel: Any,
+    stride: Any = (),
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,  # noqa: FBT001, FBT002  # as torch hands it over
+) -> _Symbol:
+    operation = MaxPool(
+        _pair(kernel), _pair(stride) if stride else _pair(kernel), _pair(padding), _pair(dilation), ceil_mode, name
+    )
+    return reader.add(operation, x, shape=shape)
+
+
+def _rearranged(
+    reader: _Reader,
+    name: str,
+    x: _Symbol,
+    shape: Shape,
+    function: Callable[[Tensor], Tensor],
+    summed: int = 0,
+    of: int = 1,
+) -> _Symbol:
+    """An operation of torch on each image by itself, which is tried on random ones."""
+    probe = torch.rand(3, *reader.shape(x), generator=torch.Generator().manual_seed(0)).to(reader.like)
+    whole = function(probe)
+    if whole.shape != (3, *shape) or not torch.equal(whole, torch.cat([function(one) for one in probe.split(1)])):
+        if not summed or not torch.allclose(whole, torch.cat([function(one) for one in probe.split(1)])):
+            raise Unsupported(f"{name} mixes the images of a batch")
+    operation = Rearranged(name, reader.shape(x), shape, fan_in=summed, fan_out=of if summed else 0, function=function)
+    return reader.add(operation, x, shape=shape)
+
+
+def _view(reader: _Reader, name: str, shape: Shape, x: _Symbol, *_: Any, **__: Any) -> _Symbol:
+    return _rearranged(reader, name, x, shape, lambda batch: batch.reshape(len(batch), *shape))
+
+
+def _moved(function: Callable[..., Tensor]) -> Callable[..., _Symbol]:
+    def read(reader: _Reader, name: str, shape: Shape, x: _Symbol, *rest: Any, **keywords: Any) -> _Symbol:
+        return _rearranged(reader, name, x, shape, lambda batch: function(batch, *rest, **keywords))
+
+    return read
+
+
+def _slice(reader: _Reader, name: str, shape: Shape, x: _Symbol, dim: int = 0, *rest: Any) -> _Symbol:
+    if dim == 0:
+        if rest and (rest[0] not in (0, None) or (len(rest) > 1 and rest[1] is not None and rest[1] < BATCH)):
+            raise Unsupported("a part of a batch")
+        return x
+    return _rearranged(reader, name, x, shape, lambda batch: torch.ops.aten.slice.Tensor(batch, dim, *rest))
+
+
+def _pad(reader: _Reader, name: str, shape: Shape, x: _Symbol, widths: Any, *rest: Any) -> _Symbol:
+    mode, value = ("constant", rest[0]) if name == "constant_pad_nd" and rest else ([*rest, "constant", None][:2])
+    if rest and isinstance(rest[0], str):
+        mode, value = rest[0], (rest[1] if len(rest) > 1 else None)
+    if mode == "constant" and value not in (None, 0, 0.0):
+        raise Unsupported(f"padding with {value}")
+    # Reflected values are repeated: the transposed operation adds as many.
+    return _rearranged(
+        reader,
+        name,
+        x,
+        shape,
+        lambda batch: functional.pad(batch, widths, mode=mode),
+        summed=0 if mode == "constant" else 1,
+        of=math.prod(shape),
+    )
+
+
+def _mean(reader: _Reader, name: str, shape: Shape, x: _Symbol, dims: Any = None, *rest: Any, **_: Any) -> _Symbol:
+    rank = len(reader.shape(x)) + 1
+    dims = [dims] if isinstance(dims, int) else dims
+    if not dims or any(dim % rank == 0 for dim in dims):
+        raise Unsupported(f"a {name} over the images of a batch")
+    function = torch.mean if name == "mean" else torch.sum
+    keep = bool(rest[0]) if rest else False
+    summed = math.prod(reader.shape(x)) // math.prod(shape)
+    return _rearranged(reader, name, x, shape, lambda batch: function(batch, dims, keepdim=keep), summed)
+
+
+def _average_pool(reader: _Reader, name: str, shape: Shape, x: _Symbol, kernel: Any, *rest: Any) -> _Symbol:
+    summed = math.prod(_pair(kernel))
+    return _rearranged(
+        reader, name, x, shape, lambda batch: torch.ops.aten.avg_pool2d(batch, kernel, *rest), summed, summed
+    )
+
+
+def _adaptive_average_pool(reader: _Reader, name: str, shape: Shape, x: _Symbol, size: Any) -> _Symbol:
+    summed = math.prod(reader.shape(x)[1:])
+    return _rearranged(
+        reader, name, x, shape, lambda batch: functional.adaptive_avg_pool2d(batch, size), summed, math.prod(shape[1:])
+    )
+
+
+def _cat(reader: _Reader, name: str, shape: Shape, parts: Any, dim: int = 0) -> _Symbol:
+    dim %= len(shape) + 1
+    if dim == 0 or not all(isinstance(part, _Symbol) for part in parts):
+        raise Unsupported("a concatenation of images, or with a constant")
+    return reader.add(Concatenation(dim - 1, name), *parts, shape=shape)
+
+
+def _same(_: _Reader, __: str, ___: Shape, x: _Symbol, *rest: Any, **keywords: Any) -> _Symbol:
+    for value in (*rest, *keywords.values()):
+        if isinstance(value, torch.dtype) and value not in (torch.float32, torch.float64):
+            raise Unsupported(f"a conversion to {value}")
+    return x
+
+
+def _dropout(_: _Reader, __: str, ___: Shape, x: _Symbol, ____: float = 0.5, train: bool = False) -> _Symbol:  # noqa: FBT001, FBT002
+    if train:
+        raise Unsupported("dropout in training mode")
+    return x
+
+
+TABLE: dict[str, Callable[..., _Symbol]] = {
+    "linear": _linear,
+    "matmul": _matmul,
+    "mm": _matmul,
+    "addmm": _addmm,
+    "conv2d": _convolution,
+    "batch_norm": _batch_norm,
+    "_native_batch_norm_legit_no_training": _batch_norm,
+    "add": _add,
+    "sub": _add,
+    "rsub": _add,
+    "mul": _multiply,
+    "div": _multiply,
+    "neg": _negative,
+    "relu": _activation(relu()),
+    "leaky_relu": _leaky_relu,
+    **{name: _activation(activation) for name, activation in SMOOTH.items()},
+    "clamp": _clamp,
+    "clamp_min": lambda reader, name, shape, x, low: _clamp(reader, name, shape, x, low, None),
+    "clamp_max": lambda reader, name, shape, x, high: _clamp(reader, name, shape, x, None, high),
+    "hardtanh": _clamp,
+    "relu6": lambda reader, name, shape, x: _clamp(reader, name, shape, x, 0.0, 6.0),
+    "max_pool2d": _max_pool,
+    "max_pool2d_with_indices": _max_pool,
+    "avg_pool2d": _average_pool,
+    "adaptive_avg_pool2d": _adaptive_average_pool,
+    "mean": _mean,
+    "sum": _mean,
+    "view": _view,
+    "_unsafe_view": _view,
+    "reshape": _view,
+    "flatten": _view,
+    "squeeze": _view,
+    "unsqueeze": _view,
+    "permute": _moved(torch.permute),
+    "transpose": _moved(torch.transpose),
+    "flip": _moved(torch.flip),
+    "slice": _slice,
+    "pad": _pad,
+    "constant_pad_nd": _pad,
+    "cat": _cat,
+    "alias": _same,
+    "clone": _same,
+    "contiguous": _same,
+    "detach": _same,
+    "dropout": _dropout,
+    "_to_copy": _same,
+    "to": _same,
+}
+"""What the operations of torch are, by name. `expand`, `select` and products of activations are not here."""
