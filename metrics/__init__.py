@@ -6,6 +6,7 @@ from metrics.attacks import Attack, SearchPath
 from metrics.certified_distance import CertifiedDistances, certified_distance
 from metrics.class_distances import ClassDistances, class_distances
 from metrics.clever import CleverScores, clever, clever_norms
+from metrics.exact_distance import ExactDistances, exact_distance
 from metrics.second_order_clever import SecondOrderScores, second_order_clever
 from metrics.status import Status
 
@@ -16,6 +17,7 @@ __all__ = [
     "CertifiedDistances",
     "ClassDistances",
     "CleverScores",
+    "ExactDistances",
     "SearchPath",
     "SecondOrderScores",
     "Status",
@@ -25,5 +27,6 @@ __all__ = [
     "class_distances",
     "clever",
     "clever_norms",
+    "exact_distance",
     "second_order_clever",
 ]

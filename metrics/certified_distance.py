@@ -57,7 +57,7 @@ def certified_distance(
     norm: Norm,
     method: str = "crown",
     tolerance: float = 0.02,
-    budget: int = 50_000,
+    budget: float = 1e11,
     batch_size: int = 16,
 ) -> CertifiedDistances:
     """Prove, for each image, that no image of the box [0, 1] within a radius is of another class.
@@ -79,9 +79,9 @@ def certified_distance(
         norm: "linf" or "l2".
         method: "crown", or "interval" for intervals alone: fast, and useless but for networks trained for them.
         tolerance: how near, relative to it, the certified radius has to be to one that could not be certified.
-        budget: the most passes backwards through the whole network that one radius of one image may cost. It is what
-            makes large networks unavailable, in place of a limit on time, by which the same image would not get the
-            same number.
+        budget: the most multiplications that an image may cost, all radii together; 1e11 are some 5 seconds of one core.
+            It is what makes large networks unavailable, in place of a limit on time, by which the same image would not
+            get the same number twice.
         batch_size: images that are bounded at once; memory is proportional to it. Halved where it does not suffice.
 
     Raises:
@@ -101,7 +101,7 @@ def certified_distance(
     check_choice("norm", norm, NORMS)
     check_choice("method", method, METHODS)
     check_number("tolerance", tolerance, above=0)
-    check_count("budget", budget, 1)
+    check_number("budget", budget, above=0)
     check_count("batch_size", batch_size, 1)
     check_images(images, labels)
     check_model(model)
@@ -198,7 +198,7 @@ class _Trial:
             ball,
             known=known,
             rows_at_once=self.rows_at_once,
-            budget=self.budget,
+            budget=self.budget - self.cost[rows],
             crown=self.crown,
         )
         least = least_margins(bounds, self.labels[rows], linear=self.crown).amin(dim=1)
@@ -305,7 +305,7 @@ def _searched(trial: _Trial, clean: Tensor, forward: Tensor, tolerance: float) -
         trials[rows] += 1
         radii = bracket.next(tolerance)
         near = torch.minimum(radii, bracket.high) <= bracket.low * (1 + tolerance)
-        going_on &= ~near & (bracket.low < farthest)
+        going_on &= ~near & (bracket.low < farthest) & ~trial.exhausted
     certified, wrong = bracket.low > 0, margins <= 0
     status = torch.where(certified, int(Status.CERTIFIED), int(Status.UNAVAILABLE))
     return CertifiedDistances(
@@ -314,7 +314,7 @@ def _searched(trial: _Trial, clean: Tensor, forward: Tensor, tolerance: float) -
         status=torch.where(wrong, int(Status.MISCLASSIFIED), status),
         trials=trials,
         forward=forward,
-        backward=trial.cost.ceil().long(),
+        backward=(trial.cost / trial.program.costs()[-1]).ceil().long(),
         reasons=tuple(
             "" if one else "the network is too large for the budget" if spent else "no radius could be certified"
             for one, spent in zip((certified | wrong).tolist(), trial.exhausted.tolist(), strict=True)

@@ -96,6 +96,60 @@ def _curve(panel: Axes, records: Sequence[Record], model: str, number: int) -> N
         )
 
 
+def brackets(run: Run, records: Sequence[Record]) -> str | None:
+    """From the certified to the adversarial distance of each image, with its CLEVER score: a panel for each norm."""
+    certified = [
+        record
+        for record in records
+        if record.property_name == "test_certified_below_distance"
+        and record.values.get("certified")
+        and record.values.get("distance")
+    ]
+    if not certified:
+        return None
+    scores = {
+        (record.about["norm"], record.about["model"], record.about["image"]): record.values.get("clever")
+        for record in records
+        if record.property_name == "test_clever_below_distance" and "image" in record.about
+    }
+    figure, panels = _panels(run)
+    for norm, panel in panels.items():
+        first = 0
+        for number, model in enumerate(run.models):
+            here = [record for record in certified if (record.about["norm"], record.about["model"]) == (norm, model)]
+            here.sort(key=lambda record: float(record.values["distance"]))
+            points = [scores.get((norm, model, record.about["image"])) for record in here]
+            _bars(panel, here, points, first, model, number)
+            first += len(here) + 2
+        panel.set(yscale="log", xlabel="certified images, by adversarial distance", ylabel="distance", xticks=[])
+        panel.grid(axis="y", alpha=0.3)
+        _finish(panel, norm)
+    return _svg(figure)
+
+
+def _bars(
+    panel: Axes, records: Sequence[Record], scores: Sequence[float | None], first: int, model: str, number: int
+) -> None:
+    places = range(first, first + len(records))
+    low = [record.values["certified"] for record in records]
+    high = [record.values["distance"] for record in records]
+    exact = [
+        (place, one.values["exact"]) for place, one in zip(places, records, strict=True) if one.values.get("exact")
+    ]
+    panel.vlines(
+        places, low, high, color=COLOURS[number], linewidth=3, alpha=0.35, label=f"{model}: proved to attacked"
+    )
+    panel.scatter(places, low, marker="_", color=COLOURS[number], s=24)
+    panel.scatter(places, high, marker="_", color=COLOURS[number], s=24)
+    known = [(place, score) for place, score in zip(places, scores, strict=True) if score]
+    if known:
+        panel.scatter(
+            *zip(*known, strict=True), marker="x", color="#444444", s=14, linewidths=1, label=f"{model}: CLEVER"
+        )
+    if exact:
+        panel.scatter(*zip(*exact, strict=True), marker="D", color="#009E73", s=14, label=f"{model}: exact")
+
+
 def _finish(panel: Axes, norm: str) -> None:
     panel.set_title(NORM_NAMES[norm])
     if panel.get_legend_handles_labels()[0]:

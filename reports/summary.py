@@ -34,6 +34,11 @@ class Row:
         reference_value: the same for the reference.
         p_value: of a comparison.
         median_ratio: median of CLEVER / adversarial distance.
+        certified_ratio: median of certified / exact distance, or certified / adversarial distance.
+        attack_ratio: mean of adversarial / exact distance.
+        clever_above: share of images whose CLEVER score is above the exact or adversarial distance.
+        clever_below: share of images whose CLEVER score is below the certified distance.
+        uninformative: whether the certificates are so small that they say nothing about the model.
         examples: number of perturbations that hypothesis drew.
         outcome: passed, failed, skipped, error or crashed.
         message: why it did not pass.
@@ -53,6 +58,11 @@ class Row:
     reference_value: float | None
     p_value: float | None
     median_ratio: float | None
+    certified_ratio: float | None
+    attack_ratio: float | None
+    clever_above: float | None
+    clever_below: float | None
+    uninformative: bool
     examples: int | None
     outcome: str
     message: str
@@ -229,6 +239,11 @@ def _row(name: str, about: dict[str, object], values: dict[str, object], outcome
         reference_value=number("reference_value"),
         p_value=number("p_value"),
         median_ratio=number("median_ratio"),
+        certified_ratio=number("certified_ratio"),
+        attack_ratio=number("attack_ratio"),
+        clever_above=number("clever_above"),
+        clever_below=number("clever_below"),
+        uninformative=bool(values.get("uninformative")),
         examples=examples if isinstance(examples, int) else None,
         outcome=outcome,
         message=message,
@@ -246,17 +261,33 @@ def cells(row: Row) -> tuple[str, ...]:
         needed = f"larger, p <= {row.threshold:g} (p = {row.p_value:.2g})"
     elif row.examples is not None and row.threshold is not None:
         measured, interval = "", ""
-        needed = f"none of {row.examples} at {row.threshold:g} x CLEVER"
+        radius = "the certified radius" if "certified" in row.property_name else f"{row.threshold:g} x CLEVER"
+        needed = f"none of {row.examples} at {radius}"
     else:
         measured = "" if row.value is None else f"{row.value:.1%}"
         if row.median_ratio is not None:
             measured += f", median ratio {row.median_ratio:.2f}"
+        measured += _bracket(row)
         if row.reference_value is not None:
             measured += f", {row.reference} {row.reference_value:.1%}"
         interval = "" if row.low is None or row.high is None else f"{row.low:.1%} to {row.high:.1%}"
         needed = "" if row.threshold is None or row.value is None else f">= {row.threshold:.1%}"
     images = "" if row.images is None else str(row.images)
     return (row.title, row.model or "", measured, interval, needed, images, row.outcome)
+
+
+def _bracket(row: Row) -> str:
+    """What is known about certificates, attacks and scores, in words."""
+    texts = []
+    if row.clever_above is not None and row.clever_below is not None:
+        texts.append(f" inside, {row.clever_above:.1%} above, {row.clever_below:.1%} below")
+    if row.attack_ratio is not None:
+        texts.append(f" solved, adversarial / exact {row.attack_ratio:.4f}")
+    if row.certified_ratio is not None:
+        over = "exact" if row.attack_ratio is not None else "adversarial"
+        text = f"certified / {over} {row.certified_ratio:.2f}"
+        texts.append(f"{text} (uninformative)" if row.uninformative else text)
+    return ", ".join(texts)
 
 
 def _decimal(value: float | None) -> str:

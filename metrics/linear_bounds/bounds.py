@@ -25,8 +25,7 @@ class Bounds:
         ball: the images that may be chosen.
         intervals: of the result of each node.
         relaxations: of each node but the first.
-        cost: rows of coefficients that were propagated for each image, as parts of a pass backwards through the whole
-            network, shape (N,).
+        cost: multiplications that propagating rows of coefficients took for each image, shape (N,).
         exhausted: where `cost` would have exceeded the budget, shape (N,): intervals of later layers are loose.
     """
 
@@ -54,7 +53,7 @@ def bounds_of(
     *,
     known: Sequence[Interval] | None = None,
     rows_at_once: int = 512,
-    budget: float = float("inf"),
+    budget: Tensor | None = None,
     crown: bool = True,
 ) -> Bounds:
     """Bounds of every layer on a ball.
@@ -66,13 +65,13 @@ def bounds_of(
         ball: the images that may be chosen.
         known: intervals of each node on larger balls around the same images.
         rows_at_once: how many rows of coefficients are propagated at once.
-        budget: the most that `Bounds.cost` of an image may be.
+        budget: the most that `Bounds.cost` of an image may be, shape (N,); unlimited by default.
         crown: whether to propagate linear functions, or intervals only.
     """
     count = len(ball.images)
     cost = torch.zeros(count, dtype=torch.float64, device=ball.images.device)
     bounds = Bounds(program, ball, [ball.interval()], [], cost, torch.zeros_like(cost, dtype=torch.bool))
-    costs = program.costs()
+    costs, budget = program.costs(), torch.full_like(cost, torch.inf) if budget is None else budget
     exact = _exactly_bounded(program)
     tightened = _bounded_anew(program, exact) if crown else {}
     slopes = {0: Slopes.of_pixels(ball.images)} if ball.norm == "l2" else {}
@@ -90,7 +89,7 @@ def bounds_of(
         bounds.intervals.append(interval)
         if number in tightened:
             open_ones = torch.stack([_undecided(program, use, interval) for use in tightened[number]]).any(dim=0)
-            _tighten(bounds, number, open_ones.flatten(1), costs[number] / costs[-1], rows_at_once, budget)
+            _tighten(bounds, number, open_ones.flatten(1), costs[number], rows_at_once, budget)
     return bounds
 
 
@@ -129,12 +128,12 @@ def _undecided(program: Program, user: int, interval: Interval) -> Tensor:
     return torch.ones_like(interval.lower, dtype=torch.bool)
 
 
-def _tighten(bounds: Bounds, number: int, undecided: Tensor, share: float, rows_at_once: int, budget: float) -> None:
+def _tighten(bounds: Bounds, number: int, undecided: Tensor, each: int, rows_at_once: int, budget: Tensor) -> None:
     """Tighten the interval of a node where it is undecided, for all images whose budget lasts."""
-    wanted = undecided.sum(dim=1)
-    affordable = ~bounds.exhausted & (bounds.cost + 2 * wanted * share <= budget)
+    wanted = 2.0 * undecided.sum(dim=1) * each
+    affordable = ~bounds.exhausted & (bounds.cost + wanted <= budget)
     bounds.exhausted.logical_or_(~affordable)
-    bounds.cost.add_(torch.where(affordable, 2 * wanted * share, 0))
+    bounds.cost.add_(torch.where(affordable, wanted, 0))
     lower, upper = (end.flatten(1).clone() for end in bounds.intervals[number])
     for images, positions in _waves(undecided & affordable[:, None], max(1, rows_at_once // 2)):
         signs = torch.ones_like(positions, dtype=lower.dtype)

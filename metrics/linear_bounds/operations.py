@@ -191,7 +191,7 @@ class Rearranged(Affine):
         """Its vector-Jacobian product, by autograd."""
         with torch.enable_grad():
             operand = batch.new_zeros(len(batch), *self.shape_in, requires_grad=True)
-            (gradient,) = torch.autograd.grad(self.function(operand), operand, batch)
+            (gradient,) = torch.autograd.grad(self.function(operand), operand, batch, create_graph=batch.requires_grad)
         return gradient
 
 

@@ -7,8 +7,14 @@ import pytest
 from robustness_tests.harness.run import BATCH_SIZES, RUN, Run
 from robustness_tests.harness.workers import visible_gpus
 
-METRICS = ("adversarial_distance", "clever", "anchored_clever")
+METRICS = ("adversarial_distance", "clever", "anchored_clever", "certified_distance", "exact_distance")
 """The fixtures that measure; a test that asks for one needs batches of it."""
+
+PROVING = ("certified_distance", "exact_distance")
+"""Those that are for the certified images and norms of a run only."""
+
+EXACT_NORMS = ("linf",)
+"""Those of `metrics.exact_distance`."""
 
 
 def batch_size_of(run: Run) -> int:
@@ -47,7 +53,11 @@ def _parameters(run: Run, metafunc: pytest.Metafunc) -> tuple[list[str], list[tu
     ]
     rows: list[tuple[object, ...]] = [()]
     for name in wanted:
-        rows = [(*row, value) for row in rows for value in _values(run, name, dict(zip(wanted, row, strict=False)))]
+        rows = [
+            (*row, value)
+            for row in rows
+            for value in _values(run, metafunc.fixturenames, name, dict(zip(wanted, row, strict=False)))
+        ]
     return wanted, rows
 
 
@@ -56,14 +66,25 @@ def _names_of(mark: pytest.Mark) -> Iterable[str]:
     return [name.strip() for name in names.split(",")] if isinstance(names, str) else names
 
 
-def _values(run: Run, name: str, so_far: dict[str, object]) -> Iterable[object]:
+def _values(run: Run, fixtures: Iterable[str], name: str, so_far: dict[str, object]) -> Iterable[object]:
+    proving = any(fixture in fixtures for fixture in PROVING)
     if name == "model_name":
         return run.models
     if name == "norm":
-        return run.norms
+        return norms_of(run, fixtures)
     if name == "epsilon":
-        return run.thresholds.epsilons(run.dataset, str(so_far["norm"]))
-    return range(run.images)
+        return run.thresholds.epsilons(run.dataset, str(so_far["norm"]), certified=proving)
+    return range(images_of(run, fixtures))
+
+
+def norms_of(run: Run, fixtures: Iterable[str]) -> tuple[str, ...]:
+    """The norms of the run that a test with these fixtures can be about."""
+    return run.certified_norms if any(fixture in fixtures for fixture in PROVING) else run.norms
+
+
+def images_of(run: Run, fixtures: Iterable[str]) -> int:
+    """How many images a test with these fixtures is about."""
+    return run.certified_images if any(fixture in fixtures for fixture in PROVING) else run.images
 
 
 def _identity(run: Run, metafunc: pytest.Metafunc, names: list[str], row: tuple[object, ...]) -> Iterator[str]:
@@ -125,13 +146,15 @@ def batches_of(items: Iterable[pytest.Item], run: Run) -> set[tuple[str, str, st
     batch = batch_size_of(run)
     needed: set[tuple[str, str, str, int]] = set()
     for item in items:
-        metrics = [name for name in METRICS if name in getattr(item, "fixturenames", ())]
+        metrics = {name for name in METRICS if name in getattr(item, "fixturenames", ())}
         if not metrics:
             continue
         about = subject_of(item, run)
+        fixtures = item.fixturenames  # type: ignore[attr-defined]  # it has metrics among them
         models = {str(about[role]) for role in ("model", "reference") if role in about} or set(run.models)
-        norms = [str(about["norm"])] if "norm" in about else run.norms
+        norms = [str(about["norm"])] if "norm" in about else norms_of(run, fixtures)
         image = about.get("image")
-        firsts = [image // batch * batch] if isinstance(image, int) else range(0, run.images, batch)
-        needed |= {(m, model, norm, first) for m in metrics for model in models for norm in norms for first in firsts}
+        firsts = [image // batch * batch] if isinstance(image, int) else range(0, images_of(run, fixtures), batch)
+        every = {(m, model, norm, first) for m in metrics for model in models for norm in norms for first in firsts}
+        needed |= {batch for batch in every if batch[0] != "exact_distance" or batch[2] in EXACT_NORMS}
     return needed

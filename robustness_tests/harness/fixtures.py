@@ -19,14 +19,14 @@ from robustness_tests.harness.values import plain
 
 if TYPE_CHECKING:
     # Importing torch takes seconds; the controller of a distributed run never needs it.
-    from robustness_tests.harness.measurements import (
+    from robustness_tests.harness.image_results import (
         AnchoredScoreOfImage,
-        BlackBox,
+        CertificateOfImage,
         DistanceOfImage,
-        Measurements,
+        ExactDistanceOfImage,
         ScoreOfImage,
-        Subject,
     )
+    from robustness_tests.harness.measurements import BlackBox, Measurements, Subject
 
 
 class AdversarialDistance(Protocol):
@@ -48,6 +48,20 @@ class AnchoredClever(Protocol):
 
     def __call__(self, model: Subject, image: int, *, norm: str) -> AnchoredScoreOfImage:
         """The anchored CLEVER score of the image with this dataset index."""
+
+
+class CertifiedDistance(Protocol):
+    """The fixture `certified_distance`."""
+
+    def __call__(self, model: Subject, image: int, *, norm: str) -> CertificateOfImage:
+        """The certified distance of the image with this dataset index."""
+
+
+class ExactDistance(Protocol):
+    """The fixture `exact_distance`."""
+
+    def __call__(self, model: Subject, image: int, *, norm: str) -> ExactDistanceOfImage:
+        """The exact distance of the image with this dataset index."""
 
 
 class Measured(Protocol):
@@ -73,6 +87,12 @@ def thresholds(run: Run) -> Thresholds:
 def images(run: Run) -> range:
     """The dataset indices of this run's images."""
     return range(run.images)
+
+
+@pytest.fixture(scope="session")
+def certified_images(run: Run) -> range:
+    """The dataset indices of the images of this run that are certified; none with `--certify off`."""
+    return range(run.certified_images)
 
 
 @pytest.fixture(scope="session")
@@ -120,6 +140,21 @@ def anchored_clever(measurements: Measurements) -> AnchoredClever:
     Another estimator than CLEVER, and never above the adversarial distance by construction.
     """
     return lambda model, image, *, norm: measurements.anchored_score(model.name, image, norm)
+
+
+@pytest.fixture(scope="session")
+def certified_distance(measurements: Measurements) -> CertifiedDistance:
+    """Prove a lower bound of the distance: `certified_distance(model, image, norm=...)`, linf or l2.
+
+    A test that is parametrised with `image` and asks for this runs for the certified images only.
+    """
+    return lambda model, image, *, norm: measurements.certificate(model.name, image, norm)
+
+
+@pytest.fixture(scope="session")
+def exact_distance(measurements: Measurements) -> ExactDistance:
+    """Find the true distance, in linf, of a small ReLU network: `exact_distance(model, image, norm="linf")`."""
+    return lambda model, image, *, norm: measurements.exact(model.name, image, norm)
 
 
 @pytest.fixture(scope="session")

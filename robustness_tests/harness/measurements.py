@@ -3,7 +3,7 @@
 import functools
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,18 @@ import torch
 from torch import Tensor, nn
 
 import metrics
-from metrics import AdversarialDistances, AnchoredScores, Attack, CleverScores, Status
+from metrics import CleverScores
 from metrics.norms import length
 from robustness_tests.harness.black_box import QUERIES, BlackBoxAttack, square
+from robustness_tests.harness.image_results import (
+    AnchoredScoreOfImage,
+    CertificateOfImage,
+    DistanceOfImage,
+    ExactDistanceOfImage,
+    ScoreOfImage,
+    of_row,
+    of_texts,
+)
 from robustness_tests.harness.reproducible import device_kind, reproducible, resolve_device
 from robustness_tests.harness.run import Run
 from robustness_tests.harness.store import Key, Store
@@ -24,7 +33,10 @@ from robustness_tests.subjects.models import load_model, model_digest
 SAMPLES_AT_ONCE = 5
 """CLEVER has many samples of an image, an attack one point: so many more rows make up a pass of the same size."""
 
-NEEDS = {"anchored_clever": ("adversarial_distance", "clever")}
+NEEDS = {
+    "anchored_clever": ("adversarial_distance", "clever"),
+    "exact_distance": ("adversarial_distance", "certified_distance"),
+}
 """Metrics that are computed from the results of others, for the same images."""
 
 CLEVER_BUDGETS = {
@@ -32,6 +44,14 @@ CLEVER_BUDGETS = {
     "default": {"blocks": 40, "block_size": 24},
     "thorough": {"blocks": 56, "block_size": 64},
 }
+
+CERTIFIED_BUDGETS = {
+    "quick": {"tolerance": 0.1, "budget": 2e10},
+    "default": {"tolerance": 0.02, "budget": 5e10},
+    "thorough": {"tolerance": 0.01, "budget": 1e12},
+}
+
+EXACT_SECONDS = {"quick": 5.0, "default": 20.0, "thorough": 120.0}
 
 
 @dataclass(frozen=True)
@@ -69,58 +89,6 @@ class Subject:
     def label(self, index: int) -> int:
         """The class of a dataset index."""
         return int(self.images.labels[index])
-
-
-@dataclass(frozen=True)
-class DistanceOfImage:
-    """The adversarial distance of one image; see `metrics.AdversarialDistances`."""
-
-    image: int
-    distance: float
-    status: Status
-    attack: Attack
-    bracket: float
-    adversarial: Tensor = field(repr=False)
-    forward: int
-    backward: int
-    stored: bool
-
-
-@dataclass(frozen=True)
-class ScoreOfImage:
-    """The CLEVER score of one image; see `metrics.CleverScores`."""
-
-    image: int
-    score: float
-    lower: float
-    upper: float
-    raw: float
-    target: int
-    p_value: float
-    degenerate_fit: bool
-    no_finite_endpoint: bool
-    zero_gradient: bool
-    broken_gradient: bool
-    masked_gradient: bool
-    blocks: int
-    radius: float
-    status: Status
-    forward: int
-    backward: int
-    stored: bool
-
-
-@dataclass(frozen=True)
-class AnchoredScoreOfImage:
-    """The anchored CLEVER score of one image; see `metrics.AnchoredScores`."""
-
-    image: int
-    score: float
-    anchor: int
-    status: Status
-    forward: int
-    backward: int
-    stored: bool
 
 
 @functools.cache
@@ -174,55 +142,24 @@ class Measurements:
 
     def distance(self, name: str, index: int, norm: str) -> DistanceOfImage:
         """The adversarial distance of an image."""
-        row, stored = self._row("adversarial_distance", name, index, norm)
-        return DistanceOfImage(
-            image=index,
-            distance=float(row["distance"]),
-            status=Status(int(row["status"])),
-            attack=Attack(int(row["attack"])),
-            bracket=float(row["bracket"]),
-            adversarial=row["adversarial"],
-            forward=int(row["forward"]),
-            backward=int(row["backward"]),
-            stored=stored,
-        )
+        return of_row(DistanceOfImage, *self._row("adversarial_distance", name, index, norm), image=index)
 
     def score(self, name: str, index: int, norm: str) -> ScoreOfImage:
         """The CLEVER score of an image."""
         row, stored = self._row("clever", name, index, norm)
-        return ScoreOfImage(
-            image=index,
-            score=float(row["score"]),
-            lower=float(row["lower"]),
-            upper=float(row["upper"]),
-            raw=float(row["raw"]),
-            target=int(row["target"]),
-            p_value=float(row["p_value"]),
-            degenerate_fit=bool(row["degenerate_fit"]),
-            no_finite_endpoint=bool(row["no_finite_endpoint"]),
-            zero_gradient=bool(row["zero_gradient"]),
-            broken_gradient=bool(row["broken_gradient"]),
-            masked_gradient=bool(row["masked_gradient"]),
-            blocks=int(row["blocks"]),
-            radius=self._radius(norm),
-            status=Status(int(row["status"])),
-            forward=int(row["forward"]),
-            backward=int(row["backward"]),
-            stored=stored,
-        )
+        return of_row(ScoreOfImage, row, stored, image=index, radius=self._radius(norm))
 
     def anchored_score(self, name: str, index: int, norm: str) -> AnchoredScoreOfImage:
         """The CLEVER score of an image, anchored at the adversarial example that was found."""
-        row, stored = self._row("anchored_clever", name, index, norm)
-        return AnchoredScoreOfImage(
-            image=index,
-            score=float(row["score"]),
-            anchor=int(row["anchor"]),
-            status=Status(int(row["status"])),
-            forward=int(row["forward"]),
-            backward=int(row["backward"]),
-            stored=stored,
-        )
+        return of_row(AnchoredScoreOfImage, *self._row("anchored_clever", name, index, norm), image=index)
+
+    def certificate(self, name: str, index: int, norm: str) -> CertificateOfImage:
+        """The certified distance of an image."""
+        return of_row(CertificateOfImage, *self._row("certified_distance", name, index, norm), image=index)
+
+    def exact(self, name: str, index: int, norm: str) -> ExactDistanceOfImage:
+        """The exact distance of an image."""
+        return of_row(ExactDistanceOfImage, *self._row("exact_distance", name, index, norm), image=index)
 
     def _radius(self, norm: str) -> float:
         return DATASETS[self.run.dataset].clever_radius[norm]
@@ -273,6 +210,10 @@ class Measurements:
             return {"effort": self.run.effort, "batch_size": self.batch_size}
         if metric == "anchored_clever":
             return {"needs": {one: self._parameters(one, norm) for one in NEEDS[metric]}}
+        if metric == "certified_distance":
+            return {"batch_size": self.batch_size} | CERTIFIED_BUDGETS[self.run.effort]
+        if metric == "exact_distance":
+            return {"time_limit": EXACT_SECONDS[self.run.effort]}
         samples = {"batch_size": self.batch_size * SAMPLES_AT_ONCE, "radius": self._radius(norm)}
         return samples | CLEVER_BUDGETS[self.run.effort]
 
@@ -288,32 +229,27 @@ class Measurements:
         rows = slice(indices.start, indices.stop)
         images = model.images.images[rows].to(model.device)
         labels = model.images.labels[rows].to(model.device)
-        seeds = [seed_of(self.run.seed, metric, model.name, index) for index in indices]
+        moved = {
+            one: {name: column.to(model.device) for name, column in columns.items()} for one, columns in needed.items()
+        }
+        measure: Callable[..., Any] = getattr(metrics, metric)
+        options = dict(parameters)
+        if metric in ("adversarial_distance", "clever"):
+            options["seed"] = [seed_of(self.run.seed, metric, model.name, index) for index in indices]
+        if metric == "anchored_clever":
+            attacks, scores = moved["adversarial_distance"]["adversarial"], CleverScores(**moved["clever"])
+            options = {"adversarial": attacks, "scores": scores}
+        if metric == "exact_distance":
+            options["adversarial"] = moved["adversarial_distance"]["adversarial"]
+            options["certified"] = moved["certified_distance"]["distance"]
         with reproducible():
-            if metric == "anchored_clever":
-                result: Any = _anchored(model, images, labels, norm, needed)
-            else:
-                measure: Callable[..., AdversarialDistances | CleverScores] = getattr(metrics, metric)
-                result = measure(model.network, images, labels, norm=norm, seed=seeds, **parameters)
+            result = measure(model.network, images, labels, norm=norm, **options)
         columns = {field.name: getattr(result, field.name) for field in fields(result)}
-        return {name: column for name, column in columns.items() if column is not None}
-
-
-def _anchored(
-    model: Subject, images: Tensor, labels: Tensor, norm: str, needed: Mapping[str, dict[str, Tensor]]
-) -> AnchoredScores:
-    moved = {
-        metric: {name: column.to(model.device) for name, column in columns.items()}
-        for metric, columns in needed.items()
-    }
-    return metrics.anchored_clever(
-        model.network,
-        images,
-        labels,
-        moved["adversarial_distance"]["adversarial"],
-        CleverScores(**moved["clever"]),
-        norm=norm,  # type: ignore[arg-type]  # one of NORMS, checked by the caller
-    )
+        return {
+            name: of_texts(column) if isinstance(column, tuple) else column
+            for name, column in columns.items()
+            if column is not None
+        }
 
 
 class BlackBox:

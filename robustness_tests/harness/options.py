@@ -17,6 +17,7 @@ from robustness_tests.subjects.catalog import DATASETS, MODELS, NORMS, DatasetCa
 
 Value = TypeVar("Value")
 
+CERTIFY = ("auto", "off", "require")
 EFFORTS = ("quick", "default", "thorough")
 """Those of the metrics, which are not imported here: that would import torch."""
 
@@ -49,6 +50,13 @@ OPTIONS = [
     Option("effort", "", f"Budget for each image: {', '.join(EFFORTS)} (default: default)", "EFFORT"),
     Option("quick", "false", "The quick effort and few images: for a look, not for a release"),
     Option("norms", "linf,l2", f"Norms of the perturbations, separated by commas: {', '.join(NORMS)}", "NORMS"),
+    Option(
+        "certify",
+        "auto",
+        "Prove lower bounds: auto (the first 20 images, all with --effort thorough; skipped where there are no bounds), "
+        "off, or require (every image, and it is a failure where there are none)",
+        "WHETHER",
+    ),
     Option(
         "batch-size",
         "",
@@ -92,24 +100,30 @@ def run_from(config: pytest.Config) -> Run:
     """
     given = {option.name: _given(config, option) for option in OPTIONS}
     quick = bool(given["quick"])
-    effort = _checked("effort", given["effort"], _effort) if given["effort"] else ("quick" if quick else "default")
+    effort = (
+        _checked("effort", given["effort"], lambda word: _choice(word, EFFORTS))
+        if given["effort"]
+        else ("quick" if quick else "default")
+    )
     if quick and effort != "quick":
         raise pytest.UsageError(f"--effort: got {effort!r} together with --quick, expected one of the two")
     dataset = _checked("dataset", given["dataset"], _dataset)
     images = _checked("images", given["images"], lambda text: _images(text, dataset)) if given["images"] else None
     default_images = min(20 if quick else 100, dataset.test_images)
+    model = _checked("model", given["model"], lambda name: _model(name, dataset))
     batch_size = _checked("batch-size", given["batch-size"], _positive) if given["batch-size"] else None
     return Run(
-        model=_checked("model", given["model"], lambda name: _model(name, dataset)),
+        model=model,
         against=_checked("against", given["against"], lambda name: _model(name, dataset)),
         dataset=dataset.name,
         images=default_images if images is None else images,
         effort=effort,
         norms=_checked("norms", given["norms"], _norms),
+        certify=_checked("certify", given["certify"], lambda word: _choice(word, CERTIFY)),
         batch_size=batch_size,
         device=_checked("device", given["device"], _device),
         seed=_checked("seed", given["seed"], _natural),
-        thresholds=_checked("thresholds", given["thresholds"], lambda text: _thresholds(text, config)),
+        thresholds=_checked("thresholds", given["thresholds"], lambda text: _thresholds(text, config, model)),
         results=_checked("results", given["results"], lambda text: _results(text, config)),
         fresh=bool(given["fresh"]),
         # A worker is told when the run began: what another worker has measured since then belongs to this run.
@@ -143,10 +157,10 @@ def _model(name: str, dataset: DatasetCard) -> str:
     return name
 
 
-def _effort(name: str) -> str:
-    if name not in EFFORTS:
-        raise ValueError(f"got {name!r}, {closest(name, EFFORTS)}")
-    return name
+def _choice(word: str, known: Sequence[str]) -> str:
+    if word not in known:
+        raise ValueError(f"got {word!r}, {closest(word, known)}")
+    return word
 
 
 def _natural(text: str) -> int:
@@ -186,8 +200,8 @@ def _device(text: str) -> str:
     return text
 
 
-def _thresholds(text: str, config: pytest.Config) -> Thresholds:
-    return load_thresholds(_path("thresholds", text, config) if text else None)
+def _thresholds(text: str, config: pytest.Config, model: str) -> Thresholds:
+    return load_thresholds(_path("thresholds", text, config) if text else None, model)
 
 
 def _results(text: str, config: pytest.Config) -> Path:
@@ -210,9 +224,10 @@ def _path(name: str, text: str, config: pytest.Config) -> Path:
 def describe(run: Run) -> Sequence[str]:
     """The run in lines for the header of the terminal."""
     comparison = "" if run.model == run.against else f" against {run.against}"
+    certified = {"auto": "", "off": ", nothing certified", "require": ", all certified"}[run.certify]
     budget = "quick: not for a release" if run.quick else f"{run.effort} effort"
     return [
-        f"robustness: {run.model}{comparison} on {run.dataset}, {run.images} images, {', '.join(run.norms)}, {budget}",
+        f"robustness: {run.model}{comparison} on {run.dataset}, {run.images} images, {', '.join(run.norms)}, {budget}{certified}",
         (
             f"robustness: seed {run.seed}, device {run.device}, thresholds from {', '.join(run.thresholds.files)}, "
             f"results in {run.results}"

@@ -12,6 +12,12 @@ BATCH_SIZES = {"cpu": 20, "cuda": 100}
 """Images measured together, by kind of device. Small enough on a CPU that a run on a few images does not measure many
 more; large enough on a GPU to use it."""
 
+CERTIFIED_IMAGES = 20
+"""Images that are certified by default; all of them at thorough effort, or where a certificate is required."""
+
+CERTIFIED_NORMS = ("linf", "l2")
+"""Those of `metrics.certified_distance`, which is not imported here: that would import torch."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -24,6 +30,8 @@ class Run:
         images: number of test images, the first ones of the dataset.
         effort: the budget for each image: "quick", for a look and not for a release, "default" or "thorough".
         norms: norms of the perturbations.
+        certify: "auto", "off" or "require": whether lower bounds are proved, and whether it is a failure if that cannot
+            be done.
         batch_size: images measured together; None takes `BATCH_SIZES`.
         device: "auto", "cpu", "cuda" or "cuda:N".
         seed: of everything that is random.
@@ -39,6 +47,7 @@ class Run:
     images: int
     effort: str
     norms: tuple[str, ...]
+    certify: str
     batch_size: int | None
     device: str
     seed: int
@@ -56,6 +65,19 @@ class Run:
     def quick(self) -> bool:
         """Whether the budget is one that no release should depend on."""
         return self.effort == "quick"
+
+    @property
+    def certified_images(self) -> int:
+        """How many images, from the first on, are certified: bounds cost more than everything else together."""
+        if self.certify == "off":
+            return 0
+        every = self.certify == "require" or self.effort == "thorough"
+        return self.images if every else min(self.images, CERTIFIED_IMAGES)
+
+    @property
+    def certified_norms(self) -> tuple[str, ...]:
+        """The norms of the run that there are bounds for."""
+        return tuple(norm for norm in self.norms if norm in CERTIFIED_NORMS)
 
     @property
     def measurements(self) -> Path:

@@ -16,9 +16,13 @@ SCALARS = {
     ("comparison", "largest_p_value"): "largest_p_value",
     ("clever_below_distance", "least_share"): "clever_below_distance",
     ("clever_radius", "factor"): "clever_radius_factor",
+    ("certified_distance", "least_ratio"): "certified_ratio",
     ("informative_gradients", "tolerance"): "gradient_tolerance",
 }
 """Place in the file, and attribute of `Thresholds`. All of them are in (0, 1]."""
+
+SHARES = ("robust_accuracy", "certified_accuracy")
+"""Tables of least shares by dataset, norm and epsilon, and attributes of `Thresholds`."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,9 @@ class Thresholds:
         clever_below_distance: `clever_below_distance.least_share`.
         clever_radius_factor: `clever_radius.factor`.
         gradient_tolerance: `informative_gradients.tolerance`.
+        certified_ratio: `certified_distance.least_ratio`.
         robust_accuracy: `robust_accuracy`: dataset, norm, epsilon as written, least share.
+        certified_accuracy: `certified_accuracy`, in the same way.
         files: the files that the values were read from, the last one wins.
     """
 
@@ -42,21 +48,24 @@ class Thresholds:
     clever_below_distance: float
     clever_radius_factor: float
     gradient_tolerance: float
+    certified_ratio: float
     robust_accuracy: Mapping[str, Mapping[str, Mapping[str, float]]]
+    certified_accuracy: Mapping[str, Mapping[str, Mapping[str, float]]]
     files: tuple[str, ...]
 
-    def epsilons(self, dataset: str, norm: str) -> Mapping[str, float]:
-        """Least robust accuracy by epsilon; empty where the file states none for this dataset and norm."""
-        return self.robust_accuracy.get(dataset, {}).get(norm, {})
+    def epsilons(self, dataset: str, norm: str, *, certified: bool = False) -> Mapping[str, float]:
+        """Least robust or certified accuracy by epsilon; empty where no file states any for this dataset and norm."""
+        shares = self.certified_accuracy if certified else self.robust_accuracy
+        return shares.get(dataset, {}).get(norm, {})
 
 
-def load_thresholds(path: Path | None) -> Thresholds:
-    """The default thresholds, with the values of a file of the user on top.
+def load_thresholds(path: Path | None, model: str | None = None) -> Thresholds:
+    """The default thresholds, with those of the candidate `model` on top, and those of a file of the user above both.
 
     Raises:
         ValueError: for a file that cannot be read or is no TOML, an unknown key, a value of another type or range.
     """
-    merged: dict[str, Any] = {"robust_accuracy": {}}
+    merged: dict[str, Any] = {section: {} for section in SHARES}
     files = [DEFAULT_FILE] if path is None else [DEFAULT_FILE, path]
     for file in files:
         try:
@@ -66,17 +75,27 @@ def load_thresholds(path: Path | None) -> Thresholds:
             raise ValueError(f"got a threshold file {file} that cannot be read: {reason}") from error
         except tomllib.TOMLDecodeError as error:
             raise ValueError(f"got a threshold file {file} that is not TOML: {error}") from error
+        of_models = _models(table.pop("models", {}), file)
         _merge(merged, table, file)
+        _merge(merged, of_models.get(model or "", {}), file)
     return Thresholds(**merged, files=tuple(file.name for file in files))
+
+
+def _models(tables: object, file: Path) -> dict[str, dict[str, Any]]:
+    """The tables of single models, all of them checked: a mistake in one that is not run would wait for the day."""
+    of_models = dict(_tables(tables, file, "models"))
+    for table in of_models.values():
+        _merge({section: {} for section in SHARES}, table, file)
+    return of_models
 
 
 def _merge(merged: dict[str, Any], table: Mapping[str, Any], file: Path) -> None:
     for section, content in table.items():
-        if section == "robust_accuracy":
+        if section in SHARES:
             for dataset, norms in _tables(content, file, section):
-                known = merged["robust_accuracy"].setdefault(dataset, {})
+                known = merged[section].setdefault(dataset, {})
                 for norm, values in norms.items():
-                    known[norm] = known.get(norm, {}) | _epsilons(norm, values, file, dataset)
+                    known[norm] = known.get(norm, {}) | _epsilons(norm, values, file, f"{section}.{dataset}")
         elif isinstance(content, dict) and section in {place[0] for place in SCALARS}:
             for key, value in content.items():
                 _put(merged, (section, key), value, file)
@@ -87,7 +106,7 @@ def _merge(merged: dict[str, Any], table: Mapping[str, Any], file: Path) -> None
 def _put(merged: dict[str, Any], place: tuple[str, ...], value: object, file: Path) -> None:
     name = ".".join(place)
     if place not in SCALARS:
-        known = [".".join(known_place) for known_place in SCALARS] + ["robust_accuracy"]
+        known = [".".join(known_place) for known_place in SCALARS] + [*SHARES, "models"]
         raise ValueError(f"got {name!r} in {file}, {closest(name, known)}")
     merged[SCALARS[place]] = _share(value, file, name)
 
@@ -104,8 +123,8 @@ def _tables(content: object, file: Path, place: str) -> list[tuple[str, dict[str
     return list(content.items())
 
 
-def _epsilons(norm: str, values: object, file: Path, dataset: str) -> dict[str, float]:
-    place = f"robust_accuracy.{dataset}.{norm}"
+def _epsilons(norm: str, values: object, file: Path, table: str) -> dict[str, float]:
+    place = f"{table}.{norm}"
     if norm not in NORMS:
         raise ValueError(f"got {place!r} in {file}, {closest(norm, NORMS)}")
     if not isinstance(values, dict):

@@ -22,6 +22,7 @@ class DatasetCard:
         test_images: size of the test split; a dataset index is below it.
         classes: number of classes.
         channels: colour channels.
+        values: of an image: channels, height and width multiplied.
         clever_radius: radius of CLEVER's ball for each norm, in units of the image range. A constant of the dataset,
             about twice the median adversarial distance of its robust model, so that the cap does not decide the score;
             four times in L1, since random points of an L1 ball hardly ever come near its corners.
@@ -32,19 +33,34 @@ class DatasetCard:
     test_images: int
     classes: int
     channels: int
+    values: int
     clever_radius: Mapping[str, float]
 
 
 @dataclass(frozen=True)
+class WideResNetShape:
+    """A WideResNet of this depth and width."""
+
+    depth: int
+    width: int
+
+
+@dataclass(frozen=True)
+class FullyConnectedShape:
+    """A fully connected ReLU network with hidden layers of these sizes."""
+
+    hidden: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class ModelCard:
-    """A bundled model: a WideResNet, and the file that holds its weights.
+    """A bundled model: its architecture, and the file that holds its weights.
 
     Attributes:
         name: the word for `--model` and `--against`.
         description: one line for the report.
         dataset: the dataset that it was trained on.
-        depth: of the WideResNet.
-        width: of the WideResNet.
+        architecture: which network, and how large.
         mean: of the normalisation inside the network, for each channel.
         std: of the normalisation inside the network, for each channel.
         sha256: digest of the weights file.
@@ -54,8 +70,7 @@ class ModelCard:
     name: str
     description: str
     dataset: str
-    depth: int
-    width: int
+    architecture: WideResNetShape | FullyConnectedShape
     mean: tuple[float, ...]
     std: tuple[float, ...]
     sha256: str
@@ -91,6 +106,7 @@ DATASETS = {
             test_images=360,
             classes=10,
             channels=1,
+            values=64,
             clever_radius={"linf": 0.25, "l2": 1.25, "l1": 6.0},
         )
     ]
@@ -103,8 +119,7 @@ MODELS = {
             name="standard",
             description="WideResNet-10-1, trained on shifted digits",
             dataset="digits",
-            depth=10,
-            width=1,
+            architecture=WideResNetShape(depth=10, width=1),
             mean=(0.5,),
             std=(0.25,),
             sha256="80eeaec08fdb091d8822c63983efb338989249b981263f14e4e3715ba24aace9",
@@ -114,12 +129,21 @@ MODELS = {
             name="robust",
             description="WideResNet-10-1, trained on shifted digits with random Linf, L2, L1 and L0 corruptions",
             dataset="digits",
-            depth=10,
-            width=1,
+            architecture=WideResNetShape(depth=10, width=1),
             mean=(0.5,),
             std=(0.25,),
             sha256="cff91d702ca560d9e65bbfe04921f4d2ce589dbe1af01faa9eca866acef3196b",
             least_clean_accuracy=0.98,
+        ),
+        ModelCard(
+            name="mlp",
+            description="fully connected 64-32-10, trained on digits with random Linf, L2, L1 and L0 corruptions",
+            dataset="digits",
+            architecture=FullyConnectedShape(hidden=(32,)),
+            mean=(0.5,),
+            std=(0.25,),
+            sha256="9bec3d811b08ce8093d3ebed4f459b4103ba9ec7c935afb738d0662f172b18e5",
+            least_clean_accuracy=0.96,
         ),
     ]
 }

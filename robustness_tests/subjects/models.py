@@ -7,23 +7,27 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from robustness_tests.subjects import wide_resnet
-from robustness_tests.subjects.catalog import DATASETS, ModelCard
+from robustness_tests.subjects import fully_connected, wide_resnet
+from robustness_tests.subjects.catalog import DATASETS, ModelCard, WideResNetShape
 from robustness_tests.subjects.datasets import Images
+from robustness_tests.subjects.fully_connected import FullyConnected
 from robustness_tests.subjects.wide_resnet import WideResNet
 
 
-def build_network(card: ModelCard) -> WideResNet:
+def build_network(card: ModelCard) -> nn.Module:
     """The architecture of a bundled model, with random weights."""
-    dataset = DATASETS[card.dataset]
-    return WideResNet(
-        depth=card.depth,
-        width=card.width,
-        classes=dataset.classes,
-        channels=dataset.channels,
-        mean=card.mean,
-        std=card.std,
-    )
+    dataset, architecture = DATASETS[card.dataset], card.architecture
+    if isinstance(architecture, WideResNetShape):
+        return WideResNet(
+            depth=architecture.depth,
+            width=architecture.width,
+            classes=dataset.classes,
+            channels=dataset.channels,
+            mean=card.mean,
+            std=card.std,
+        )
+    (mean,), (std,) = card.mean, card.std
+    return FullyConnected(dataset.values, architecture.hidden, dataset.classes, mean, std)
 
 
 def load_model(card: ModelCard, images: Images, device: torch.device) -> nn.Module:
@@ -67,6 +71,7 @@ def clean_accuracy(network: nn.Module, images: Images, device: torch.device, bat
 def model_digest(card: ModelCard) -> str:
     """A digest of the weights and of the code of the architecture: what the outputs depend on."""
     digest = hashlib.sha256(card.weights.read_bytes())
-    digest.update(Path(wide_resnet.__file__).read_bytes())
-    digest.update(repr((card.depth, card.width, card.mean, card.std)).encode())
+    code = wide_resnet if isinstance(card.architecture, WideResNetShape) else fully_connected
+    digest.update(Path(code.__file__).read_bytes())
+    digest.update(repr((card.architecture, card.mean, card.std)).encode())
     return digest.hexdigest()

@@ -1,0 +1,249 @@
+"""The exact distance: the true minimal distance of small ReLU networks, by mixed-integer programming."""
+
+import math
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metrics.adversarial_distance import adversarial_distance
+from metrics.certified_distance import certified_distance, checked_program, clean_logits, full_precision
+from metrics.checks import check_choice, check_number
+from metrics.linear_bounds import Ball, Bounds, Program, Unsupported, bounds_of, least_margins
+from metrics.mixed_integer import Layer, layers_of, logits_of, nearest_of_target
+from metrics.norms import Norm
+from metrics.passes import Model, check_images, check_model, differentiating, margin
+from metrics.status import Status
+
+TOLERANCE = 1e-6
+"""How far HiGHS lets a constraint be violated: the solver's word is good up to that."""
+
+PUSHES = (0.0, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3)
+"""How much longer the solver's perturbation is made until the model itself is wrong about the image."""
+
+
+@dataclass(frozen=True)
+class ExactDistances:
+    """The exact distances of N images; every tensor is on the device of the images.
+
+    Attributes:
+        distance: the L-infinity norm of the smallest perturbation that changes the class, shape (N,); 0 where the image
+            is misclassified, NaN where it is not known.
+        lower: the distance is not smaller: what was certified, or the solver's bound less its tolerance; NaN for a network
+            of another kind.
+        upper: the distance is not larger: the nearest image that the model itself was seen to misclassify.
+        adversarial: that image, shape (N, C, H, W); the clean image where there is none.
+        status: `Status` numbers, shape (N,): exact, misclassified, censored (the limit on time was hit: the bracket is
+            what there is) or unavailable.
+        seconds: spent on each image.
+        reasons: why there is no exact distance, one for each image; empty where there is one.
+    """
+
+    distance: Tensor
+    lower: Tensor
+    upper: Tensor
+    adversarial: Tensor
+    status: Tensor
+    seconds: Tensor
+    reasons: tuple[str, ...]
+
+
+def exact_distance(
+    model: Model,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    norm: Norm = "linf",
+    time_limit: float = 60.0,
+    adversarial: Tensor | None = None,
+    certified: Tensor | None = None,
+    seed: int = 0,
+) -> ExactDistances:
+    """Find, for each image, the true distance to the nearest image of the box [0, 1] that is of another class.
+
+    For small networks that are a chain of affine layers and ReLUs, up to some 70 undecided ReLUs, in L-infinity. An
+    attack gives the upper end, linear bounds on that ball decide most ReLUs and rule targets out, and HiGHS solves a
+    mixed-integer program for each target that is left. Its word is not taken for it: the image that it returns is
+    classified again in float64, and by the model; a target of which there is an adversarial example may not be
+    infeasible; and no solution may be below what is certified.
+
+    Args:
+        model: a deterministic callable from images to logits (N, K), in evaluation mode, normalisation inside.
+        images: shape (N, C, H, W), float32 or float64, values in [0, 1].
+        labels: true classes, int64, shape (N,).
+        norm: "linf": HiGHS has no quadratic constraints.
+        time_limit: seconds for each image, after which there is a bracket only.
+        adversarial: images that the model misclassifies, as the attack has left them, shape (N, C, H, W); an attack is
+            run if there are none.
+        certified: distances of `certified_distance`, shape (N,); computed if there are none.
+        seed: of that attack.
+
+    Raises:
+        ValueError: as `certified_distance`, and for another norm.
+
+    Example:
+        A linear model, whose distance is margin / dual norm of the weights: here 0.6 / (1 + 1).
+
+        >>> weights = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+        >>> model = lambda images: images.flatten(1) @ weights.T
+        >>> image = torch.tensor([0.9, 0.3]).view(1, 1, 1, 2)
+        >>> result = exact_distance(model, image, torch.tensor([0]))
+        >>> round(float(result.distance), 4)
+        0.3
+    """
+    check_choice("norm", norm, ("linf",))
+    check_number("time_limit", time_limit, above=0)
+    check_images(images, labels)
+    check_model(model)
+    if adversarial is not None and adversarial.shape != images.shape:
+        raise ValueError(
+            f"got adversarial images of shape {tuple(adversarial.shape)}, expected {tuple(images.shape)}, one for each"
+        )
+    if certified is not None and certified.shape != labels.shape:
+        raise ValueError(f"got certified distances of shape {tuple(certified.shape)}, expected {tuple(labels.shape)}")
+    with differentiating(model), torch.no_grad():
+        clean, _ = clean_logits(model, images, labels, len(images))
+        try:
+            program = checked_program(model, images, clean, len(images))
+            solver = _Solver(model, program, layers_of(program), time_limit)
+        except Unsupported as unsupported:
+            return _result([_unavailable(image, why=str(unsupported)) for image in images.split(1)], images)
+    if adversarial is None:
+        adversarial = adversarial_distance(model, images, labels, norm="linf", seed=seed).adversarial
+    if certified is None:
+        certified = certified_distance(model, images, labels, norm="linf").distance
+    with differentiating(model), torch.no_grad():
+        wrong = (margin(clean, labels) <= 0).tolist()
+        lower = certified.double().nan_to_num(nan=0.0).tolist()
+        return _result(
+            [
+                _Found(0.0, 0.0, 0.0, image, Status.MISCLASSIFIED)
+                if wrong[row]
+                else solver.solve(image, int(labels[row]), adversarial[row : row + 1], lower[row])
+                for row, image in enumerate(images.detach().clone().split(1))
+            ],
+            images,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """The result of one image."""
+
+    distance: float
+    lower: float
+    upper: float
+    adversarial: Tensor
+    status: Status
+    reason: str = ""
+    seconds: float = 0.0
+
+
+def _unavailable(image: Tensor, why: str) -> _Found:
+    return _Found(math.nan, math.nan, math.nan, image, Status.UNAVAILABLE, why)
+
+
+def _distance(image: Tensor, other: Tensor) -> float:
+    return float((other.double() - image.double()).abs().max())
+
+
+class _Solver:
+    """Solves one image after another for one network."""
+
+    def __init__(self, model: Model, program: Program, layers: list[Layer], time_limit: float) -> None:
+        self.model, self.program, self.layers, self.time_limit = model, program, layers, time_limit
+
+    def solve(self, image: Tensor, label: int, adversarial: Tensor, certified: float) -> _Found:
+        """The nearest image of any other class."""
+        begun = time.monotonic()
+        predicted = int(self.model(adversarial.clone()).argmax())
+        attacked = predicted != label
+        best, least = (adversarial if attacked else image), certified
+        # No two images of the box are further apart than 1.
+        upper, first = (_distance(image, adversarial), predicted) if attacked else (1.0, None)
+        flat = image.flatten().double().cpu().numpy()
+        solved, lower, finished, wrong = math.inf, math.inf, True, ""
+        for target in self._targets(image, label, upper, first):
+            # Above what was found, so that a target with an adversarial example is feasible.
+            cutoff = min(upper * 1.001 + 10 * TOLERANCE, 1.0)
+            bounds = self._bounds(image, cutoff)
+            left = self.time_limit - (time.monotonic() - begun)
+            found = nearest_of_target(
+                self.layers,
+                [bounds.intervals[layer.node] for layer in self.layers[:-1]],
+                flat,
+                label,
+                target,
+                least=min(least, cutoff),
+                cutoff=cutoff,
+                seconds=left,
+            )
+            if target == first and found.lower > upper + 10 * TOLERANCE:
+                # Also where it calls the target infeasible: its bound is infinite then.
+                wrong = "the solver's bound is above the distance of an adversarial example"
+            finished &= found.finished
+            lower = min(lower, found.lower)
+            if found.image is None:
+                continue
+            logits = logits_of(self.layers, found.image)
+            if logits[label] - logits[target] > 1e-4 * (1 + np.abs(logits).max()):
+                wrong = "the solver's image is not of the class that it says"
+                continue
+            distance = float(np.abs(found.image - flat).max())
+            solved = min(solved, distance)
+            seen, reached = self._verified(image, label, found.image)
+            attacked |= reached < math.inf
+            if reached < upper:
+                best, upper = seen, reached
+        # Where no target is left, or none is within the cutoff, the attack's distance is the solution.
+        lower = max(min(lower, upper) - 2 * TOLERANCE, least)
+        seconds = time.monotonic() - begun
+        if wrong or not attacked:
+            reason = wrong or "no image of another class was found in the box"
+            return _Found(math.nan, least, upper if attacked else math.inf, best, Status.UNAVAILABLE, reason, seconds)
+        if not finished:
+            reason = f"the limit of {self.time_limit:g} s was hit"
+            return _Found(math.nan, lower, upper, best, Status.CENSORED, reason, seconds)
+        return _Found(min(max(min(solved, upper), lower), upper), lower, upper, best, Status.EXACT, "", seconds)
+
+    def _bounds(self, image: Tensor, radius: float) -> Bounds:
+        with full_precision():
+            return bounds_of(self.program, Ball(image, image.new_full((1,), radius), "linf"))
+
+    def _targets(self, image: Tensor, label: int, radius: float, first: int | None) -> list[int]:
+        """The classes that linear bounds do not rule out within the radius, the likeliest first."""
+        labels = torch.tensor([label], device=image.device)
+        margins = least_margins(self._bounds(image, radius), labels)[0]
+        others = torch.cat([torch.arange(label), torch.arange(label + 1, len(margins) + 1)]).tolist()
+        left = [
+            (target != first, margin, target)
+            for target, margin in zip(others, margins.tolist(), strict=True)
+            if margin <= 0
+        ]
+        return [target for _, _, target in sorted(left)]
+
+    def _verified(self, image: Tensor, label: int, solution: np.ndarray) -> tuple[Tensor, float]:
+        """The solver's image, pushed until the model itself misclassifies it, and its distance."""
+        towards = torch.from_numpy(solution).view_as(image).to(image.device)
+        for push in PUSHES:
+            point = (image.double() + (1 + push) * (towards - image.double())).clamp(0, 1).to(image.dtype)
+            if int(self.model(point.clone()).argmax()) != label:
+                return point, _distance(image, point)
+        return image, math.inf
+
+
+def _result(found: list[_Found], images: Tensor) -> ExactDistances:
+    def column(name: str) -> Tensor:
+        return torch.tensor([getattr(one, name) for one in found], dtype=images.dtype, device=images.device)
+
+    return ExactDistances(
+        distance=column("distance"),
+        lower=column("lower"),
+        upper=column("upper"),
+        adversarial=torch.cat([one.adversarial for one in found]),
+        status=torch.tensor([int(one.status) for one in found], device=images.device),
+        seconds=column("seconds"),
+        reasons=tuple(one.reason for one in found),
+    )

@@ -1,0 +1,199 @@
+"""Proved lower bounds: they hold, they bracket the true distance together with attacks, and CLEVER is judged by both."""
+
+import math
+
+import hypothesis
+import pytest
+import torch
+
+from metrics import Status
+from metrics.statistics import median, share
+from robustness_tests.test_bounds import ROUNDING
+from robustness_tests.test_clever import SCORED, directions
+
+INSIDE_THE_BALL = 1 - 1e-6
+"""A perturbation is scaled in floating point, and has to end up inside."""
+
+
+def required(certificates, run):
+    """Skip where nothing could be proved, or fail if `--certify require` asks for it."""
+    missing = [one for one in certificates if one.status is Status.UNAVAILABLE]
+    if not missing or (run.certify != "require" and len(missing) < len(certificates)):
+        return
+    reason = f"no certificate for {len(missing)} of {len(certificates)} images: {missing[0].reason}"
+    if run.certify == "require":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def test_certified_below_distance(
+    model, norm, image, certified_distance, exact_distance, adversarial_distance, run, measured
+):
+    """The certified distance of an image is not above its adversarial distance: together they bracket the true one.
+
+    Hard, and a theorem: a failure is a bug of this suite, not of the model.
+    """
+    certificate = certified_distance(model, image, norm=norm)
+    distance = adversarial_distance(model, image, norm=norm)
+    measured(certified=certificate.distance, distance=distance.distance, status=certificate.status)
+    measured(exact=exact_if_any(model, norm, image, exact_distance))
+    measured(trials=certificate.trials, forward=certificate.forward, backward=certificate.backward)
+    measured(stored=certificate.stored)
+    if certificate.status is Status.MISCLASSIFIED:
+        pytest.skip("misclassified: the distance is 0")
+    required([certificate], run)
+    assert certificate.distance <= distance.distance * (1 + ROUNDING), (
+        f"certified {norm} distance {certificate.distance:.6f} of image {image} is above the adversarial distance "
+        f"{distance.distance:.6f}: one of both is wrong"
+    )
+
+
+@pytest.mark.parametrize("norm", ["linf"])
+def test_exact_within_bracket(
+    model, norm, exact_distance, certified_distance, adversarial_distance, certified_images, run, measured
+):
+    """The exact distances of a small ReLU network are between the certified and the adversarial distances.
+
+    Hard, and a theorem: a failure is a bug of this suite, not of the model. What to read is how near both come to the
+    truth. Networks that are too large or not a chain of layers are skipped.
+    """
+    if norm not in run.norms:
+        pytest.skip(f"--norms has no {norm}, the norm of exact distances")
+    every = [exact_distance(model, image, norm=norm) for image in certified_images]
+    found = [one for one in every if one.status in (Status.EXACT, Status.CENSORED)]
+    if not found:
+        reasons = [one.reason for one in every if one.reason]
+        pytest.skip(f"no exact distance: {reasons[0]}" if reasons else "no image is certified: --certify off")
+    certified = [certified_distance(model, one.image, norm=norm).distance for one in found]
+    attacked = [adversarial_distance(model, one.image, norm=norm).distance for one in found]
+    solved = [one.status is Status.EXACT for one in found]
+    measured(value=sum(solved) / len(found), images=len(found), seconds=sum(one.seconds for one in found))
+    three = [
+        (low, one.distance, high)
+        for low, one, high, exact in zip(certified, found, attacked, solved, strict=True)
+        if exact and math.isfinite(low)
+    ]
+    if three:
+        measured(certified_ratio=median([low / exact for low, exact, _ in three], 0.95).value)
+        measured(attack_ratio=sum(high / exact for _, exact, high in three) / len(three))
+    for one, low, high in zip(found, certified, attacked, strict=True):
+        assert not low > one.upper * (1 + ROUNDING), (
+            f"certified distance {low:.6f} of image {one.image} is above the exact one, at most {one.upper:.6f}"
+        )
+        assert one.lower <= high * (1 + ROUNDING), (
+            f"exact distance of image {one.image}, {one.lower:.6f} or more, is above the adversarial one {high:.6f}"
+        )
+
+
+def test_no_perturbation_within_certified_radius(model, norm, certified_distance, certified_images, run, measured):
+    """No perturbation that hypothesis draws within the certified radius changes a label.
+
+    Hard, and a theorem: a failure is a bug of this suite, not of the model.
+    """
+    certificates = [certified_distance(model, image, norm=norm) for image in certified_images]
+    proved = [one for one in certificates if one.status is Status.CERTIFIED]
+    if not proved:
+        required(certificates, run)
+        pytest.skip("no image is certified")
+    rows = [one.image for one in proved]
+    clean, labels = model.images.images[rows], model.images.labels[rows]
+    radius = INSIDE_THE_BALL * torch.tensor([one.distance for one in proved]).view(-1, 1, 1, 1)
+    examples = 10 if run.quick else 50
+    measured(threshold=1.0, images=len(rows), examples=examples)
+
+    @hypothesis.seed(run.seed)
+    @hypothesis.settings(max_examples=examples, deadline=None, database=None, print_blob=False)
+    @hypothesis.given(directions(clean.shape[1:], norm))
+    def keeps_labels(step):
+        predicted = model.logits((clean + radius * step).clamp(0, 1)).argmax(dim=1)
+        changed = [row for row, same in zip(rows, (predicted == labels).tolist(), strict=True) if not same]
+        assert not changed, (
+            f"a {norm} perturbation within the certified radius changes the label of image "
+            f"{', '.join(map(str, changed[:5]))}"
+        )
+
+    keeps_labels()
+
+
+def test_certified_accuracy(candidate, norm, epsilon, certified_distance, certified_images, thresholds, run, measured):
+    """The candidate provably keeps its label on enough images, whatever the perturbation of norm epsilon.
+
+    A lower bound of the true share, as robust accuracy is an upper one. A failure means that the model is less robust
+    than it was, or that the bounds have become looser on it. Skipped where there are no bounds for the model.
+    """
+    certificates = [certified_distance(candidate, image, norm=norm) for image in certified_images]
+    if not certificates:
+        pytest.skip("no image is certified: --certify off")
+    required(certificates, run)
+    held = sum(one.status is Status.CERTIFIED and one.distance >= float(epsilon) for one in certificates)
+    proved = share(held, len(certificates), thresholds.confidence)
+    least = thresholds.epsilons(run.dataset, norm, certified=True)[epsilon]
+    measured(value=proved.value, low=proved.low, high=proved.high, threshold=least, images=len(certificates))
+    assert proved.value >= least, (
+        f"{candidate.name} provably keeps the label of {held} of {len(certificates)} images up to {norm} {epsilon} "
+        f"({proved.value:.1%}), expected {least:.1%} or more"
+    )
+
+
+def test_clever_within_bracket(
+    model,
+    norm,
+    clever,
+    certified_distance,
+    exact_distance,
+    adversarial_distance,
+    certified_images,
+    thresholds,
+    run,
+    measured,
+):
+    """CLEVER scores are between the certified distance and the exact one, or the adversarial one if that is all we have.
+
+    Above it, a score is wrong: there may be as few as `test_share_of_clever_below_distance` allows. Below the certified
+    distance it is right and useless, since a better bound is proved. If the median of certified / adversarial distance
+    is small, the bounds are loose, which says nothing about the model; `uninformative` marks it.
+    """
+    certificates = [certified_distance(model, image, norm=norm) for image in certified_images]
+    if not certificates:
+        pytest.skip("no image is certified: --certify off")
+    required(certificates, run)
+    proved = {one.image: one.distance for one in certificates if one.status is Status.CERTIFIED}
+    attacks = {image: adversarial_distance(model, image, norm=norm) for image in proved}
+    ratios = [
+        low / attacks[image].distance for image, low in proved.items() if attacks[image].status is Status.ATTACKED
+    ]
+    if ratios:
+        certified_ratio = median(ratios, thresholds.confidence).value
+        measured(certified_ratio=certified_ratio, uninformative=certified_ratio < thresholds.certified_ratio)
+    places = [
+        place(
+            clever(model, image, norm=norm),
+            low,
+            exact_if_any(model, norm, image, exact_distance) or attacks[image].distance,
+        )
+        for image, low in proved.items()
+        if clever(model, image, norm=norm).status in SCORED
+    ]
+    if not places:
+        pytest.skip("no image has both a CLEVER score and a certificate")
+    shares = {name: places.count(name) / len(places) for name in ("above", "inside", "below")}
+    measured(value=shares["inside"], clever_above=shares["above"], clever_below=shares["below"], images=len(places))
+    most = 1 - thresholds.clever_below_distance
+    # Of few images, one may always be wrong.
+    assert places.count("above") <= max(1, most * len(places)), (
+        f"CLEVER is above the true {norm} distance for {shares['above']:.1%} of {len(places)} images of {model.name}, "
+        f"expected {most:.1%} or less"
+    )
+
+
+def exact_if_any(model, norm, image, exact_distance):
+    """The exact distance, or none: it is for L-infinity and small networks."""
+    exact = exact_distance(model, image, norm=norm) if norm == "linf" else None
+    return exact.distance if exact is not None and exact.status is Status.EXACT else None
+
+
+def place(score, low, high):
+    """Where a CLEVER score is: above, inside or below the bracket. One at its radius says only: at least."""
+    if score.score > high * (1 + ROUNDING):
+        return "above"
+    return "below" if score.status is Status.ESTIMATED and score.score < low else "inside"
