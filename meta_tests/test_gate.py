@@ -165,13 +165,29 @@ def test_model_against_itself_is_not_compared(gate):
     assert [row["outcome"] for row in compared] == ["skipped", "skipped"]
 
 
+def spoil(gate, file, code, wrong):
+    """Replace some code of the copied suite."""
+    source = (gate.folder / file).read_text()
+    assert code in source, "this test spoils nothing"
+    (gate.folder / file).write_text(source.replace(code, wrong))
+
+
+def enlarge_scores(gate, metric):
+    """Make every score of a metric 3.5 times too large, on its way out of the store."""
+    row = "columns[column][index - first]"
+    code = "{column: values[index - first] for column, values in columns.items()}"
+    factor = f"(3.5 if (metric, column) == ('{metric}', 'score') else 1)"
+    spoil(
+        gate,
+        "robustness_tests/harness/measurements.py",
+        code,
+        f"{{column: {row} * {factor} for column in columns}}",
+    )
+
+
 def test_single_violation_is_expected_and_too_many_fail(gate):
     """CLEVER scores made three times too large: many images show it, one test per model asserts the share."""
-    file = gate.folder / "robustness_tests" / "harness" / "measurements.py"
-    source = file.read_text()
-    # The first one is the published score, the second the anchored one.
-    assert source.count('float(row["score"])') == 2
-    file.write_text(source.replace('float(row["score"])', '3.5 * float(row["score"])', 1))
+    enlarge_scores(gate, "clever")
     result = gate("-n2", "--quick", "--norms", "linf", "robustness_tests/test_bounds.py")
     outcomes = [record["outcome"] for record in gate.results()["records"] if "image" in record["about"]]
     assert outcomes.count("xfailed") > 5
@@ -180,9 +196,7 @@ def test_single_violation_is_expected_and_too_many_fail(gate):
 
 
 def test_anchored_score_above_the_distance_is_a_bug_of_the_suite(gate):
-    file = gate.folder / "robustness_tests" / "harness" / "measurements.py"
-    before, found, after = file.read_text().rpartition('float(row["score"])')
-    file.write_text(f"{before}3.5 * {found}{after}")
+    enlarge_scores(gate, "anchored_clever")
     result = gate("-n0", "--quick", "--norms", "linf", "-k", "anchored")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(["*anchored CLEVER is above the adversarial linf distance for image *"])
@@ -268,9 +282,57 @@ def test_progress_is_shown_on_a_terminal(gate):
         output += piece
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     text = output.decode()
-    assert "measuring: 0 of 6 batches" in text
+    assert "measuring: 0 of 9 batches" in text
     assert " left" in text
     assert "PASS (quick): robust against standard" in text
+
+
+CERTIFIED = ("--images", "4", "--quick", "--norms", "linf")
+
+
+@pytest.mark.parametrize("workers", ["-n0", "-n2"])
+def test_a_small_network_has_exact_distances(gate, workers):
+    """Certified, exact and adversarial distances of each image, in the records and in the report."""
+    result = gate(
+        workers, *CERTIFIED, "--model", "mlp", "--against", "mlp", "robustness_tests/test_certified_distance.py"
+    )
+    assert result.ret in (0, 1), "four images may be too few for a share"
+    bracket = gate.values("test_exact_within_bracket[linf-mlp-digits]")
+    assert bracket["value"] == 1
+    assert 0.5 <= bracket["certified_ratio"] <= 1 <= bracket["attack_ratio"] <= 1.05
+    image = gate.values("test_certified_below_distance[mlp-digits-linf-00002]")
+    assert 0 < image["certified"] <= image["exact"] <= image["distance"]
+    assert "exact within bracket" in (gate.results_folder / "report.html").read_text()
+
+
+def test_certify_off_and_require(gate):
+    """Off: nothing is certified, and the tests say so. Require: no certificate is a failure, with the reason."""
+    module = "robustness_tests/test_certified_distance.py"
+    gate(*CERTIFIED, "--certify", "off", module)
+    outcomes = {record["outcome"] for record in gate.results()["records"]}
+    assert outcomes == {"skipped"}
+    assert gate.results()["measurements"] == {"measured": 0, "stored": 0}
+    spoil(gate, "robustness_tests/harness/measurements.py", '"tolerance": 0.1, "budget": 2e10', '"budget": 10.0')
+    assert gate(*CERTIFIED, module).ret == 0
+    skipped = [record for record in gate.results()["records"] if record["outcome"] == "skipped"]
+    assert any("too large for the budget" in record["message"] for record in skipped)
+    assert gate(*CERTIFIED, "--certify", "require", module).ret == 1
+    failed = [record for record in gate.results()["records"] if record["outcome"] == "failed"]
+    assert failed
+    assert all("no certificate" in record["message"] for record in failed)
+
+
+def test_certified_above_the_distance_is_a_bug_of_the_suite(gate):
+    spoil(gate, "metrics/certified_distance.py", "bracket.low, torch.nan)", "5 * bracket.low, torch.nan)")
+    assert (
+        gate(*CERTIFIED, "--model", "mlp", "--against", "mlp", "robustness_tests/test_certified_distance.py").ret == 1
+    )
+    failed = {record["about"]["property"] for record in gate.results()["records"] if record["outcome"] == "failed"}
+    assert {
+        "test_certified_below_distance",
+        "test_exact_within_bracket",
+        "test_no_perturbation_within_certified_radius",
+    } <= failed
 
 
 def test_schema_of_results(gate):

@@ -1,5 +1,7 @@
 """Bounds of networks: by hand, against linear programs, and by trying to get out of them."""
 
+from itertools import pairwise
+
 import hypothesis
 import numpy as np
 import pytest
@@ -52,7 +54,7 @@ def test_two_layers_by_hand():
 
 
 def test_three_layers_by_hand():
-    """z = (a - b, b) on [0, 1]^2; y = (relu(z1) - 0.25, relu(z1) + z2 - 0.5) since relu(z2) = z2; logits (y1+ + y2+, 0).
+    """z = (a - b, b) on [0, 1]^2; y = (relu(z1) - 1/4, relu(z1) + z2 - 1/2), relu(z2) being z2; logits (y1+ + y2+, 0).
 
     z1 in [-1, 1]: 0 <= relu(z1) <= (z1 + 1) / 2, and its lower slope is 0. y1: >= -0.25, <= (a - b + 1) / 2 - 0.25
     <= 0.75. y2 >= b - 0.5 >= -0.5, <= (a - b + 1) / 2 + b - 0.5 = (a + b) / 2 <= 1, where intervals say 1.5. Both lower
@@ -78,7 +80,7 @@ def test_three_layers_by_hand():
 def dense_network(seed, sizes):
     torch.manual_seed(seed)
     layers = [nn.Flatten()]
-    for inputs, outputs in zip(sizes, sizes[1:], strict=False):
+    for inputs, outputs in pairwise(sizes):
         layers += [nn.Linear(inputs, outputs), nn.ReLU()]
     return nn.Sequential(*layers[:-1]).double().eval().requires_grad_(False)
 
@@ -86,7 +88,7 @@ def dense_network(seed, sizes):
 def linear_program(layers, lower, upper, intervals, goal):
     """The least value of goal . logits over the triangle relaxation of the network, given the intervals."""
     weights = [(layer.weight.numpy(), layer.bias.numpy()) for layer in layers if isinstance(layer, nn.Linear)]
-    sizes = [len(lower)] + [len(bias) for _, bias in weights for _ in range(2)][:-1]
+    sizes = [len(lower), *[len(bias) for _, bias in weights for _ in range(2)][:-1]]
     starts = np.concatenate([[0], np.cumsum(sizes)])
     equal, right, below, limit = [], [], [], []
     limits = [*zip(lower, upper, strict=True)]
@@ -163,7 +165,7 @@ class Residual(nn.Module):
         features = torch.cat([functional.leaky_relu(self.second(features) - shortcut, 0.1), shortcut], dim=1)
         features = functional.max_pool2d(self.third(features), 2, stride=1)
         features = features.transpose(2, 3).flip(1).clamp(-0.5, 0.75)
-        return self.last(2 * features.mean(dim=(2, 3)) - 0.5 + features.sum(dim=(2, 3)).relu())
+        return self.last(2 * features.mean(dim=(2, 3)) - 0.5 + features.sum(dim=(2, 3)).relu() + features[:, :, 0, 0])
 
 
 def convolutional(activation):
@@ -298,6 +300,9 @@ class Broken(nn.Module):
         (lambda z: functional.leaky_relu(z, 3.0), "negative slope"),
         (lambda z: torch.ones(2, 3), "does not|do not depend"),
         (lambda z: z.sort(dim=1).values, "sort"),
+        (lambda z: z.double().float(), "one precision"),
+        (lambda z: z.clamp(0.5, 0.4), "between 0.5 and 0.4"),
+        (lambda z: functional.avg_pool2d(z[:, None], (1, 1), divisor_override=-2)[:, 0], "negative weights"),
         (lambda z: z + torch.arange(6.0).view(2, 3), "differs between the images"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

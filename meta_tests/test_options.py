@@ -4,18 +4,25 @@ import importlib
 
 import pytest
 
+from robustness_tests.harness.collection import EXACT_NORMS
 from robustness_tests.harness.options import EFFORTS, OPTIONS
+from robustness_tests.harness.run import CERTIFIED_NORMS
 from robustness_tests.harness.thresholds import load_thresholds
 from robustness_tests.subjects.catalog import NORMS
 
 BAD = {
-    "unknown model": (["--model", "nonsense"], "--model: got 'nonsense', expected one of 'standard', 'robust'"),
+    "unknown model": (["--model", "nonsense"], "--model: got 'nonsense', expected one of 'standard', 'robust', 'mlp'"),
     "nearly a model": (["--model", "robst"], "did you mean 'robust'?"),
     "unknown reference": (["--against", "nobody"], "--against: got 'nobody'"),
     "unknown dataset": (
         ["--dataset", "digit"],
         "--dataset: got 'digit', expected one of 'digits'; did you mean 'digits'?",
     ),
+    "require in l1": (
+        ["--certify", "require", "--norms", "l1"],
+        "--certify: got 'require' with --norms l1, expected linf",
+    ),
+    "unknown certify": (["--certify", "always"], "--certify: got 'always', expected one of 'auto', 'off', 'require'"),
     "negative images": (["--images", "-3"], "--images: got '-3', expected a whole number, 1 or more"),
     "no images": (["--images", "0"], "--images: got '0', expected a whole number, 1 or more"),
     "too many images": (["--images", "361"], "--images: got 361, expected at most 360"),
@@ -71,6 +78,11 @@ def test_bad_value_is_a_usage_error(gate, case, workers):
         ("[robust_accuracy.digits]\nl2 = 0.5", "expected { epsilon = least share, ... }"),
         ('[robust_accuracy.digits]\nl2 = { "-1" = 0.5 }', "got epsilon '-1' .* expected a positive number"),
         ('[robust_accuracy.digits]\nl2 = { "0.5" = 5 }', "got robust_accuracy.digits.l2.0.5 = 5"),
+        ('[certified_accuracy.digits]\nl2 = { "0.5" = 5 }', "got certified_accuracy.digits.l2.0.5 = 5"),
+        ("[models]\nmlp = 1", r"expected tables \[models.NAME"),
+        ("[models.mlpp.clean_accuracy]\nleast = 0.9", r"got \[models.mlpp\] in .*did you mean 'mlp'"),
+        ("[models.mlp.clean_accuracy]\nlest = 0.9", "got 'clean_accuracy.lest' in"),
+        ("[models.mlp.models.mlp]\nconfidence = 0.9", "got 'models' in"),
     ],
 )
 def test_bad_thresholds_are_refused(tmp_path, text, message):
@@ -91,6 +103,20 @@ def test_thresholds_of_a_file_replace_those_it_names(tmp_path):
     assert mine.epsilons("other", "l2") == {}
 
 
+def test_thresholds_of_one_candidate(tmp_path):
+    """The user's file wins over the defaults of a candidate, and its own tables of the candidate over both."""
+    default, mlp = load_thresholds(None, "robust"), load_thresholds(None, "mlp")
+    assert (default.clean_accuracy, mlp.clean_accuracy) == (0.98, 0.95)
+    assert set(mlp.epsilons("digits", "linf", certified=True)) > set(default.epsilons("digits", "linf", certified=True))
+    assert mlp.epsilons("digits", "linf") == default.epsilons("digits", "linf")
+    (tmp_path / "mine.toml").write_text("[clean_accuracy]\nleast = 0.5\n[models.robust.clean_accuracy]\nleast = 0.25\n")
+    assert [load_thresholds(tmp_path / "mine.toml", name).clean_accuracy for name in ("mlp", "robust", None)] == [
+        0.5,
+        0.25,
+        0.5,
+    ]
+
+
 def test_every_option_has_a_twin_and_the_command_line_wins(gate):
     ini = "\n".join(f"{option.ini} = {value}" for option, value in zip(OPTIONS, TWINS, strict=True))
     (gate.folder / "pytest.ini").write_text(f"[pytest]\npythonpath = .\naddopts = --import-mode=importlib\n{ini}\n")
@@ -99,19 +125,37 @@ def test_every_option_has_a_twin_and_the_command_line_wins(gate):
         "def test_run(run):\n"
         "    assert (run.model, run.against, run.dataset, run.images) == ('standard', 'robust', 'digits', 7)\n"
         "    assert (run.quick, run.norms, run.batch_size, run.device) == (True, ('l2',), 3, 'cpu')\n"
+        "    assert (run.certify, run.certified_images) == ('off', 0)\n"
         "    assert (run.seed, run.results.name, run.fresh) == (5, 'elsewhere', True)\n"
         "    assert run.thresholds.confidence == 0.9\n"
     )
     assert gate("-n0", "--images", "7", "test_twins.py").ret == 0
 
 
-TWINS = ["standard", "robust", "digits", "9", "quick", "true", "l2", "3", "cpu", "5", "mine.toml", "elsewhere", "true"]
+TWINS = [
+    "standard",
+    "robust",
+    "digits",
+    "9",
+    "quick",
+    "true",
+    "l2",
+    "off",
+    "3",
+    "cpu",
+    "5",
+    "mine.toml",
+    "elsewhere",
+    "true",
+]
 
 
 def test_names_known_without_torch_are_those_of_the_metrics():
     assert tuple(importlib.import_module("metrics.attacks").EFFORTS) == EFFORTS
     for name in ("adversarial_distance", "clever"):
         assert importlib.import_module(f"metrics.{name}").NORMS == NORMS
+    assert importlib.import_module("metrics.certified_distance").NORMS == CERTIFIED_NORMS
+    assert importlib.import_module("metrics.exact_distance").NORMS == EXACT_NORMS
 
 
 def test_controller_of_a_distributed_run_does_not_import_torch(gate):

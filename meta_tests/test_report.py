@@ -23,6 +23,7 @@ RUN = Run(
     images=2,
     effort="default",
     norms=("linf", "l2"),
+    certify="auto",
     batch_size=None,
     device="cpu",
     seed=0,
@@ -163,6 +164,19 @@ def test_scatter_marks_violations():
 def test_no_points_no_figure():
     assert figures.scatter(RUN, [model_record()]) is None
     assert figures.distances(RUN, [model_record()]) is None
+    assert figures.brackets(RUN, [model_record()]) is None
+
+
+def test_brackets_with_scores_and_exact_distances():
+    about = {"property": "test_certified_below_distance", "model": "robust", "norm": "linf", "image": 3}
+    values = {"certified": 0.01, "distance": 0.04, "exact": 0.039}
+    records = [Record("a", "passed", about=about, values=values), image_record(image=3)]
+    svg = figures.brackets(RUN, records)
+    for label in ("robust: proved to attacked", "robust: CLEVER", "robust: exact"):
+        assert label in svg
+    without = figures.brackets(RUN, [Record("a", "passed", about=about, values={**values, "exact": None})])
+    assert "exact" not in without
+    assert "CLEVER" not in without
 
 
 @pytest.fixture
@@ -191,7 +205,7 @@ def test_a_browser_draws_the_report(gate, browser, tmp_path):
     assert "CONSOLE" not in shown.stderr, "the page reports an error"
     page = shown.stdout
     assert "PASS (quick): robust against standard on digits, 20 images" in page
-    assert page.count("<svg") == 2
+    assert page.count("<svg") == 3
     assert page.index("PASS (quick): robust") < page.index('class="robustness-table"') < page.index("<svg")
     # pytest-html draws its rows by script: every test is one, with our columns.
     assert len(re.findall(r'<td class="col-testId">', page)) == len(gate.results()["records"])

@@ -69,8 +69,8 @@ def certified_distance(
     there is an adversarial example near by: bounds get loose with depth.
 
     Supported are linear layers, convolutions, batch normalisation, average and max pooling, ReLU and leaky ReLU, hard
-    tanh, sigmoid, tanh, SiLU, GELU, softplus, ELU, sums, concatenations, and all that only moves values or computes with
-    constants, in any graph that `torch.export` can read.
+    tanh, sigmoid, tanh, SiLU, GELU, softplus, ELU, sums, concatenations, and all that only moves values or computes
+    with constants, in any graph that `torch.export` can read.
 
     Args:
         model: a deterministic callable from images to logits (N, K), in evaluation mode, normalisation inside.
@@ -78,10 +78,11 @@ def certified_distance(
         labels: true classes, int64, shape (N,).
         norm: "linf" or "l2".
         method: "crown", or "interval" for intervals alone: fast, and useless but for networks trained for them.
-        tolerance: how near, relative to it, the certified radius has to be to one that could not be certified.
-        budget: the most multiplications that an image may cost, all radii together; 1e11 are some 5 seconds of one core.
-            It is what makes large networks unavailable, in place of a limit on time, by which the same image would not
-            get the same number twice.
+        tolerance: how near to the largest radius that can be certified the search ends, relative to it. Another batch
+            size can lead it elsewhere within that.
+        budget: the most multiplications that an image may cost, all radii together: 1e11 take a core some 5 seconds. It
+            is what makes large networks unavailable, in place of a limit on time, by which the same image would not get
+            the same number twice.
         batch_size: images that are bounded at once; memory is proportional to it. Halved where it does not suffice.
 
     Raises:
@@ -94,13 +95,14 @@ def certified_distance(
         >>> weights = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
         >>> model = lambda images: images.flatten(1) @ weights.T
         >>> image = torch.tensor([0.9, 0.3]).view(1, 1, 1, 2)
-        >>> result = certified_distance(model, image, torch.tensor([0]), norm="linf")
+        >>> result = certified_distance(model, image, torch.tensor([0]), norm="linf", tolerance=1e-3)
         >>> round(float(result.distance), 3)
         0.3
     """
     check_choice("norm", norm, NORMS)
     check_choice("method", method, METHODS)
-    check_number("tolerance", tolerance, above=0)
+    if not check_number("tolerance", tolerance, above=0) < 1:
+        raise ValueError(f"got tolerance={tolerance!r}, expected less than 1")
     check_number("budget", budget, above=0)
     check_count("batch_size", batch_size, 1)
     check_images(images, labels)
@@ -204,7 +206,8 @@ class _Trial:
         least = least_margins(bounds, self.labels[rows], linear=self.crown).amin(dim=1)
         self.cost[rows] += bounds.cost
         self.exhausted[rows] |= bounds.exhausted
-        least = torch.where(bounds.exhausted, -torch.inf, least)
+        # Where the bounds overflow there is no bound.
+        least = torch.where(bounds.exhausted | least.isnan(), -torch.inf, least)
         self._remember(bounds, rows, least <= 0)
         return least
 
@@ -305,7 +308,8 @@ def _searched(trial: _Trial, clean: Tensor, forward: Tensor, tolerance: float) -
         trials[rows] += 1
         radii = bracket.next(tolerance)
         near = torch.minimum(radii, bracket.high) <= bracket.low * (1 + tolerance)
-        going_on &= ~near & (bracket.low < farthest) & ~trial.exhausted
+        # What can be certified only far below the first radius is no use to anybody.
+        going_on &= ~near & (bracket.low < farthest) & (radii >= START[trial.norm] / 100)
     certified, wrong = bracket.low > 0, margins <= 0
     status = torch.where(certified, int(Status.CERTIFIED), int(Status.UNAVAILABLE))
     return CertifiedDistances(

@@ -14,11 +14,15 @@ from metrics.checks import check_choice, check_number
 from metrics.linear_bounds import Ball, Bounds, Program, Unsupported, bounds_of, least_margins
 from metrics.mixed_integer import Layer, layers_of, logits_of, nearest_of_target
 from metrics.norms import Norm
-from metrics.passes import Model, check_images, check_model, differentiating, margin
+from metrics.passes import Model, check_images, check_model, differentiating, margin, rounding_slack
 from metrics.status import Status
 
+NORMS: tuple[Norm, ...] = ("linf",)
 TOLERANCE = 1e-6
 """How far HiGHS lets a constraint be violated: the solver's word is good up to that."""
+
+CONFIRMED = 1e-3
+"""How much further the model's own counterexample may be, relative to it, than the solver's solution."""
 
 PUSHES = (0.0, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3)
 """How much longer the solver's perturbation is made until the model itself is wrong about the image."""
@@ -31,8 +35,8 @@ class ExactDistances:
     Attributes:
         distance: the L-infinity norm of the smallest perturbation that changes the class, shape (N,); 0 where the image
             is misclassified, NaN where it is not known.
-        lower: the distance is not smaller: what was certified, or the solver's bound less its tolerance; NaN for a network
-            of another kind.
+        lower: the distance is not smaller: what was certified, or the solver's bound less its tolerance; NaN where
+            there is no exact distance for the network.
         upper: the distance is not larger: the nearest image that the model itself was seen to misclassify.
         adversarial: that image, shape (N, C, H, W); the clean image where there is none.
         status: `Status` numbers, shape (N,): exact, misclassified, censored (the limit on time was hit: the bracket is
@@ -93,23 +97,32 @@ def exact_distance(
         >>> round(float(result.distance), 4)
         0.3
     """
-    check_choice("norm", norm, ("linf",))
+    check_choice("norm", norm, NORMS)
     check_number("time_limit", time_limit, above=0)
     check_images(images, labels)
     check_model(model)
-    if adversarial is not None and adversarial.shape != images.shape:
-        raise ValueError(
-            f"got adversarial images of shape {tuple(adversarial.shape)}, expected {tuple(images.shape)}, one for each"
-        )
-    if certified is not None and certified.shape != labels.shape:
-        raise ValueError(f"got certified distances of shape {tuple(certified.shape)}, expected {tuple(labels.shape)}")
+    if adversarial is not None and getattr(adversarial, "shape", None) != images.shape:
+        got = tuple(getattr(adversarial, "shape", ())) or type(adversarial).__name__
+        raise ValueError(f"got adversarial images of shape {got}, expected {tuple(images.shape)}, one for each")
+    if adversarial is not None:
+        check_images(adversarial, labels)
+        if adversarial.dtype != images.dtype:
+            raise ValueError(f"got adversarial images of {adversarial.dtype}, expected {images.dtype}, as the images")
+    if certified is not None and (certified.shape != labels.shape or not certified.is_floating_point()):
+        got = f"{tuple(certified.shape)} of {certified.dtype}"
+        raise ValueError(f"got certified distances {got}, expected floating-point numbers {tuple(labels.shape)}")
+    if certified is not None and not ((certified >= 0) & (certified <= 1) | certified.isnan()).all():
+        raise ValueError("got certified distances below 0 or above 1, expected distances within the box, or NaN")
     with differentiating(model), torch.no_grad():
         clean, _ = clean_logits(model, images, labels, len(images))
         try:
             program = checked_program(model, images, clean, len(images))
             solver = _Solver(model, program, layers_of(program), time_limit)
         except Unsupported as unsupported:
-            return _result([_unavailable(image, why=str(unsupported)) for image in images.split(1)], images)
+            wrong = (margin(clean, labels) <= 0).tolist()
+            pairs = zip(images.detach().clone().split(1), wrong, strict=True)
+            why = str(unsupported)
+            return _result([_misclassified(one) if bad else _unavailable(one, why) for one, bad in pairs], images)
     if adversarial is None:
         adversarial = adversarial_distance(model, images, labels, norm="linf", seed=seed).adversarial
     if certified is None:
@@ -119,7 +132,7 @@ def exact_distance(
         lower = certified.double().nan_to_num(nan=0.0).tolist()
         return _result(
             [
-                _Found(0.0, 0.0, 0.0, image, Status.MISCLASSIFIED)
+                _misclassified(image)
                 if wrong[row]
                 else solver.solve(image, int(labels[row]), adversarial[row : row + 1], lower[row])
                 for row, image in enumerate(images.detach().clone().split(1))
@@ -141,6 +154,10 @@ class _Found:
     seconds: float = 0.0
 
 
+def _misclassified(image: Tensor) -> _Found:
+    return _Found(0.0, 0.0, 0.0, image, Status.MISCLASSIFIED)
+
+
 def _unavailable(image: Tensor, why: str) -> _Found:
     return _Found(math.nan, math.nan, math.nan, image, Status.UNAVAILABLE, why)
 
@@ -158,6 +175,8 @@ class _Solver:
     def solve(self, image: Tensor, label: int, adversarial: Tensor, certified: float) -> _Found:
         """The nearest image of any other class."""
         begun = time.monotonic()
+        if certified > _distance(image, adversarial) and int(self.model(adversarial.clone()).argmax()) != label:
+            return _unavailable(image, "the certified distance is above the adversarial one: one of both is wrong")
         predicted = int(self.model(adversarial.clone()).argmax())
         attacked = predicted != label
         best, least = (adversarial if attacked else image), certified
@@ -183,12 +202,13 @@ class _Solver:
             if target == first and found.lower > upper + 10 * TOLERANCE:
                 # Also where it calls the target infeasible: its bound is infinite then.
                 wrong = "the solver's bound is above the distance of an adversarial example"
+            wrong = wrong or found.failure
             finished &= found.finished
             lower = min(lower, found.lower)
             if found.image is None:
                 continue
             logits = logits_of(self.layers, found.image)
-            if logits[label] - logits[target] > 1e-4 * (1 + np.abs(logits).max()):
+            if logits[label] - logits[target] > 1e-4 * np.abs(logits - logits[label]).max():
                 wrong = "the solver's image is not of the class that it says"
                 continue
             distance = float(np.abs(found.image - flat).max())
@@ -203,6 +223,9 @@ class _Solver:
         if wrong or not attacked:
             reason = wrong or "no image of another class was found in the box"
             return _Found(math.nan, least, upper if attacked else math.inf, best, Status.UNAVAILABLE, reason, seconds)
+        if finished and upper - min(solved, upper) > CONFIRMED * upper + 10 * TOLERANCE:
+            wrong = "the model does not confirm the image that the solver has found"
+            return _Found(math.nan, least, upper, best, Status.UNAVAILABLE, wrong, seconds)
         if not finished:
             reason = f"the limit of {self.time_limit:g} s was hit"
             return _Found(math.nan, lower, upper, best, Status.CENSORED, reason, seconds)
@@ -229,7 +252,9 @@ class _Solver:
         towards = torch.from_numpy(solution).view_as(image).to(image.device)
         for push in PUSHES:
             point = (image.double() + (1 + push) * (towards - image.double())).clamp(0, 1).to(image.dtype)
-            if int(self.model(point.clone()).argmax()) != label:
+            logits, own = self.model(point.clone()), torch.tensor([label], device=point.device)
+            # By more than rounding explains: in another batch the last bits of a tie are others.
+            if float(margin(logits, own)) < -float(rounding_slack(logits, own, torch.finfo(logits.dtype).eps)):
                 return point, _distance(image, point)
         return image, math.inf
 

@@ -103,11 +103,13 @@ class Solution:
         image: the nearest image that it has found, flat; none if there is none within the cutoff.
         lower: no image of the target is nearer, says the solver; infinite if there is none within the cutoff.
         finished: whether it ended by itself, and not by the limit on time.
+        failure: what else went wrong, in its words.
     """
 
     image: np.ndarray | None
     lower: float
     finished: bool
+    failure: str = ""
 
 
 def nearest_of_target(
@@ -139,12 +141,16 @@ def nearest_of_target(
         ends = [end.flatten().double().numpy() for end in interval]
         previous = problem.add_layer(layer, ends[0], ends[1], previous)
     last = layers[-1]
-    problem.add_row(previous, last.weight[target] - last.weight[label], last.bias[label] - last.bias[target], np.inf)
+    problem.add_margin(previous, last.weight[target] - last.weight[label], last.bias[target] - last.bias[label])
     return problem.solve(seconds)
 
 
 class _Problem:
-    """Columns: the distance, the pixels, then each layer's outputs and the binary variables of its undecided units."""
+    """Columns: the distance, the pixels, then each layer's outputs and the binary variables of its undecided units.
+
+    Outputs are in units of their own largest value, and the last row in units of its largest coefficient: the tolerance
+    of the solver is absolute.
+    """
 
     def __init__(self, image: np.ndarray, least: float, cutoff: float) -> None:
         self.lower, self.upper = [least], [cutoff]
@@ -152,6 +158,7 @@ class _Problem:
         self.rows: list[tuple[list[int], list[float]]] = []
         self.row_lower: list[float] = []
         self.row_upper: list[float] = []
+        self.units = np.ones(len(image))
         self.pixels = [self.add_column(max(0.0, value - cutoff), min(1.0, value + cutoff)) for value in image.tolist()]
         for column, value in zip(self.pixels, image.tolist(), strict=True):
             self.add_row([column, 0], np.array([1.0, -1.0]), -np.inf, value)
@@ -176,7 +183,10 @@ class _Problem:
     def add_layer(self, layer: Layer, lower: np.ndarray, upper: np.ndarray, previous: list[int]) -> list[int]:
         """The columns of the layer's outputs after its ReLU; -1 for a unit that is always 0."""
         outputs = []
-        for weight, bias, low, high in zip(layer.weight, layer.bias.tolist(), lower, upper, strict=True):
+        units = np.maximum(np.maximum(-lower, upper), 1e-30)
+        weights, biases = layer.weight * self.units / units[:, None], (layer.bias / units).tolist()
+        self.units = units
+        for weight, bias, low, high in zip(weights, biases, lower / units, upper / units, strict=True):
             if high <= 0:
                 outputs.append(-1)
                 continue
@@ -186,12 +196,18 @@ class _Problem:
             if low >= 0:
                 self.add_row(columns, np.array([1.0, *-weight]), bias, bias)
                 continue
-            low, high = float(low) - WIDENED, float(high) + WIDENED
+            least, most = float(low) - WIDENED, float(high) + WIDENED
             on = self.add_column(0.0, 1.0, integral=True)
             self.add_row(columns, np.array([1.0, *-weight]), bias, np.inf)
-            self.add_row([output, on], np.array([1.0, -high]), -np.inf, 0.0)
-            self.add_row([*columns, on], np.array([1.0, *-weight, -low]), -np.inf, bias - low)
+            self.add_row([output, on], np.array([1.0, -most]), -np.inf, 0.0)
+            self.add_row([*columns, on], np.array([1.0, *-weight, -least]), -np.inf, bias - least)
         return outputs
+
+    def add_margin(self, previous: list[int], weight: np.ndarray, bias: float) -> None:
+        """The logit of the target is not below that of the label."""
+        weight = weight * self.units
+        largest = max(np.abs(weight).max(), 1e-300)
+        self.add_row(previous, weight / largest, -bias / largest, np.inf)
 
     def solve(self, seconds: float) -> Solution:
         matrix = lil_array((len(self.rows), len(self.lower)))
@@ -209,6 +225,7 @@ class _Problem:
         image = None if found.x is None else np.clip(found.x[self.pixels], 0, 1)
         if found.status == 2:  # infeasible
             return Solution(None, math.inf, finished=True)
+        failure = f"the solver ended with: {found.message}" if found.status not in (0, 1) else ""
         bound = getattr(found, "mip_dual_bound", None)
         lower = self.lower[0] if bound is None or not math.isfinite(bound) else max(bound, self.lower[0])
-        return Solution(image, lower, finished=found.status == 0)
+        return Solution(image, lower, finished=found.status != 1, failure=failure)

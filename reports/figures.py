@@ -144,10 +144,18 @@ def _bars(
     known = [(place, score) for place, score in zip(places, scores, strict=True) if score]
     if known:
         panel.scatter(
-            *zip(*known, strict=True), marker="x", color="#444444", s=14, linewidths=1, label=f"{model}: CLEVER"
+            [x for x, _ in known],
+            [y for _, y in known],
+            marker="x",
+            color="#444444",
+            s=14,
+            linewidths=1,
+            label=f"{model}: CLEVER",
         )
     if exact:
-        panel.scatter(*zip(*exact, strict=True), marker="D", color="#009E73", s=14, label=f"{model}: exact")
+        panel.scatter(
+            [x for x, _ in exact], [y for _, y in exact], marker="D", color="#009E73", s=14, label=f"{model}: exact"
+        )
 
 
 def _finish(panel: Axes, norm: str) -> None:

@@ -127,9 +127,9 @@ CLEVER_CAPTION = (
     "upper one, so a point above the dashed diagonal is a wrong score. The further below, the less a score says."
 )
 BRACKETS_CAPTION = (
-    "One bar for each certified image. No perturbation below its lower end changes the label, which is proved, and one at "
-    "its upper end does: the true distance is in between. A CLEVER score above the bar is wrong, one below it is useless. "
-    "Long bars say that the bounds are loose for this architecture, not that the model is weak."
+    "One bar for each certified image. No perturbation below its lower end changes the label, which is proved, and one "
+    "at its upper end does: the true distance is in between. A CLEVER score above the bar is wrong, one below it is "
+    "useless. Long bars say that the bounds are loose for this architecture, not that the model is weak."
 )
 DISTANCES_CAPTION = (
     "Share of images whose label an attack can change within a distance. The lower curve is the more robust model; "

@@ -1,4 +1,4 @@
-"""Proved lower bounds: they hold, they bracket the true distance together with attacks, and CLEVER is judged by both."""
+"""Proved lower bounds: they hold, they bracket the true distance with attacks, and CLEVER is judged by both."""
 
 import math
 
@@ -147,7 +147,7 @@ def test_clever_within_bracket(
     run,
     measured,
 ):
-    """CLEVER scores are between the certified distance and the exact one, or the adversarial one if that is all we have.
+    """CLEVER scores are between the certified distance and the exact one, or else the adversarial one.
 
     Above it, a score is wrong: there may be as few as `test_share_of_clever_below_distance` allows. Below the certified
     distance it is right and useless, since a better bound is proved. If the median of certified / adversarial distance

@@ -18,6 +18,10 @@ GRID = 48
 """Points of an interval at which a smooth activation is looked at: the bounds give away 1/20,000 of its width."""
 
 
+JUMP = 4e-9
+"""Softplus is log(1 + exp(z)) up to 20 and z above: it jumps by 2e-9 there."""
+
+
 class Lines(NamedTuple):
     """lower_slope * z + lower_offset <= f(z) <= upper_slope * z + upper_offset: four tensors of shape (N, *shape)."""
 
@@ -57,7 +61,9 @@ class Activation:
         if self.negative_slope == 0:
             return Interval(lower, upper)
         # The function itself is rounded, here and in the model; near a turn it is flat.
-        slack = 16 * torch.finfo(lower.dtype).eps * (torch.maximum(lower.abs(), upper.abs()) + bounds.magnitude())
+        slack = (
+            16 * torch.finfo(lower.dtype).eps * (torch.maximum(lower.abs(), upper.abs()) + bounds.magnitude()) + JUMP
+        )
         return Interval(lower - slack, upper + slack)
 
     def lines(self, bounds: Interval) -> Lines:
@@ -107,7 +113,7 @@ class Activation:
         magnitude = bounds.magnitude().double()
         between = self.curvature * (width / GRID).square() / 8
         unit = torch.finfo(bounds.lower.dtype).eps
-        slack = between + 16 * unit * (magnitude + values[0].abs() + values[1].abs() + values[2].abs()) + 1e-12
+        slack = between + 16 * unit * (magnitude + values[0].abs() + values[1].abs() + values[2].abs()) + JUMP
 
         def best(offsets: list[Tensor], *, above: bool) -> tuple[Tensor, Tensor]:
             at_middle = torch.stack([slope * middle + offset for slope, offset in zip(slopes, offsets, strict=True)])
@@ -139,4 +145,4 @@ SMOOTH = {
     "softplus": Activation("softplus", functional.softplus, curvature=0.25),
     "elu": Activation("elu", functional.elu, curvature=1.0),
 }
-"""Smooth activations at their default parameters; softplus is linear above 20, off by 2e-9 there."""
+"""Smooth activations at their default parameters."""

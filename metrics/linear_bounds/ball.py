@@ -60,8 +60,10 @@ class Ball:
         epsilon = self.epsilon.double()[:, None] * (1 + 1e-6) + 1e-9
         room = torch.where(coefficients > 0, images, 1 - images)
         slopes = torch.where(room > 0, coefficients.abs(), 0)
+        # Squares of slopes below 1e-19 would vanish in float32, and with them what they can do.
+        steepest = slopes.flatten(2).amax(dim=2).clamp_min(torch.finfo(slopes.dtype).tiny)
+        slopes = slopes / steepest[..., None, None, None]
         lengths = row_sums(slopes.square()).sqrt()
-        gain = lengths * epsilon
         scale = (lengths / epsilon).to(slopes.dtype)[..., None, None, None].clamp_min(torch.finfo(slopes.dtype).tiny)
         at_end = slopes >= scale * room
         left = epsilon.square() - row_sums(torch.where(at_end, room.square(), 0))
@@ -69,8 +71,7 @@ class Ball:
         multiplier = torch.where(left > 0, (free / left.clamp_min(1e-30)).sqrt(), lengths / epsilon)
         scale = multiplier.to(slopes.dtype)[..., None, None, None].clamp_min(torch.finfo(slopes.dtype).tiny)
         step = torch.minimum(room, slopes / scale)
-        bound = (
-            row_sums((slopes - scale / 2 * step) * step) + scale.view(multiplier.shape).double() * epsilon.square() / 2
-        )
+        halved = scale.view(multiplier.shape).double() * epsilon.square() / 2
+        gain = torch.minimum(lengths * epsilon, row_sums((slopes - scale / 2 * step) * step) + halved)
         # The rounding of sums of terms that are not negative is relative; the caller's slack is that of the terms.
-        return torch.minimum(gain, bound) * (1 + 1e-5)
+        return gain * steepest.double() * (1 + 1e-5)

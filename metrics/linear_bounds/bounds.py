@@ -81,8 +81,8 @@ def bounds_of(
         interval = interval_of(node.operation, operands)
         if number in exact and ball.norm == "l2":
             assert isinstance(node.operation, Affine)
-            slopes[number] = slopes[node.inputs[0]].through(node.operation)
-            interval = interval.intersect(slopes[number].interval(node.operation, operands[0], ball))
+            slopes[number] = slopes[node.inputs[0]].through(node.operation, operands[0])
+            interval = interval.intersect(slopes[number].interval(ball))
         if known is not None:
             interval = interval.intersect(known[number])
         bounds.relaxations.append(relaxation_of(node.operation, operands))
@@ -98,7 +98,8 @@ def _exactly_bounded(program: Program) -> set[int]:
 
     And what only moves and rescales their results.
     """
-    simple, exact = {0}, set()
+    simple: set[int] = {0}
+    exact: set[int] = set()
     for number, node in enumerate(program.nodes):
         if not isinstance(node.operation, Affine):
             continue

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from metrics.linear_bounds.activations import SMOOTH, Activation, relu
-from metrics.linear_bounds.operations import Affine, Convolution, Linear, Rearranged, Scale, Shape
+from metrics.linear_bounds.operations import Convolution, Linear, Rearranged, Scale, Shape
 from metrics.linear_bounds.program import Concatenation, MaxPool, Node, Operation, Program, Total, simplified
 from metrics.passes import Model
 
@@ -135,8 +135,7 @@ class _Reader:
 
     def constant(self, value: Any) -> Tensor:
         """A constant operand as a tensor without a batch, in the type of the images."""
-        tensor = torch.as_tensor(value, device=self.like.device).to(self.like.dtype)
-        return tensor
+        return torch.as_tensor(value, device=self.like.device, dtype=self.like.dtype)
 
     def spread(self, value: Any, shape: Shape) -> Tensor:
         """A constant operand of an elementwise operation, without the dimension of the batch.
@@ -315,9 +314,11 @@ def _leaky_relu(reader: _Reader, name: str, shape: Shape, x: _Symbol, slope: flo
 
 
 def _clamp(reader: _Reader, name: str, shape: Shape, x: _Symbol, low: Any = None, high: Any = None) -> _Symbol:
-    """low + relu(x - low) - relu(x - high); of what is given."""
+    """Low + relu(x - low) - relu(x - high); of what is given."""
     if name == "hardtanh":
         low, high = (-1.0 if low is None else low), (1.0 if high is None else high)
+    if low is not None and high is not None and low > high:
+        raise Unsupported(f"{name} between {low} and {high}")
     name = f"{name} as relu"
     if low is not None and high is None:
         raised = reader.add(relu(), _add(reader, name, shape, x, -low), shape=shape)
@@ -357,10 +358,12 @@ def _rearranged(
 ) -> _Symbol:
     """An operation of torch on each image by itself, which is tried on random ones."""
     probe = torch.rand(3, *reader.shape(x), generator=torch.Generator().manual_seed(0)).to(reader.like)
-    whole = function(probe)
-    if whole.shape != (3, *shape) or not torch.equal(whole, torch.cat([function(one) for one in probe.split(1)])):
-        if not summed or not torch.allclose(whole, torch.cat([function(one) for one in probe.split(1)])):
-            raise Unsupported(f"{name} mixes the images of a batch")
+    whole, apart = function(probe), torch.cat([function(one) for one in probe.split(1)])
+    same = torch.allclose if summed else torch.equal
+    if whole.shape != (3, *shape) or not same(whole, apart):
+        raise Unsupported(f"{name} mixes the images of a batch")
+    if (whole < 0).any():
+        raise Unsupported(f"{name} with negative weights")
     operation = Rearranged(name, reader.shape(x), shape, fan_in=summed, fan_out=of if summed else 0, function=function)
     return reader.add(operation, x, shape=shape)
 
@@ -434,10 +437,10 @@ def _cat(reader: _Reader, name: str, shape: Shape, parts: Any, dim: int = 0) -> 
     return reader.add(Concatenation(dim - 1, name), *parts, shape=shape)
 
 
-def _same(_: _Reader, __: str, ___: Shape, x: _Symbol, *rest: Any, **keywords: Any) -> _Symbol:
+def _same(reader: _Reader, __: str, ___: Shape, x: _Symbol, *rest: Any, **keywords: Any) -> _Symbol:
     for value in (*rest, *keywords.values()):
-        if isinstance(value, torch.dtype) and value not in (torch.float32, torch.float64):
-            raise Unsupported(f"a conversion to {value}")
+        if isinstance(value, torch.dtype) and value != reader.like.dtype:
+            raise Unsupported(f"a conversion to {value}: bounds are for one precision")
     return x
 
 
@@ -485,6 +488,7 @@ TABLE: dict[str, Callable[..., _Symbol]] = {
     "transpose": _moved(torch.transpose),
     "flip": _moved(torch.flip),
     "slice": _slice,
+    "select": _moved(torch.select),
     "pad": _pad,
     "constant_pad_nd": _pad,
     "cat": _cat,
@@ -496,4 +500,4 @@ TABLE: dict[str, Callable[..., _Symbol]] = {
     "_to_copy": _same,
     "to": _same,
 }
-"""What the operations of torch are, by name. `expand`, `select` and products of activations are not here."""
+"""What the operations of torch are, by name. `expand` and products of activations are not here."""

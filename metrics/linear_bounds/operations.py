@@ -83,11 +83,11 @@ class Linear(Affine):
     weight: Tensor = field(kw_only=True)
 
     def linear(self, batch: Tensor, weights: Function = unchanged) -> Tensor:
-        """x W^T."""
+        """The product with the transposed weight."""
         return functional.linear(batch, weights(self.weight))
 
     def transposed(self, batch: Tensor) -> Tensor:
-        """a W."""
+        """The product with the weight."""
         return batch @ self.weight
 
     def rows(self, positions: Tensor, signs: Tensor) -> Tensor:
@@ -149,12 +149,12 @@ class Convolution(Affine):
         # The padded operand: at least as large as the filters need.
         size = [max(f + r, s + p) for f, r, s, p in zip(far, reach, self.shape_in[1:], self.padding, strict=True)]
         canvas = signs.new_zeros(len(positions), channels, *size)
-        at = {"device": positions.device}
+        device = positions.device
         canvas[
-            torch.arange(len(positions), **at)[:, None, None, None],
-            torch.arange(channels, **at)[:, None, None],
-            (top[:, None] + self.dilation[0] * torch.arange(high, **at))[:, None, :, None],
-            (left[:, None] + self.dilation[1] * torch.arange(wide, **at))[:, None, None, :],
+            torch.arange(len(positions), device=device)[:, None, None, None],
+            torch.arange(channels, device=device)[:, None, None],
+            (top[:, None] + self.dilation[0] * torch.arange(high, device=device))[:, None, :, None],
+            (left[:, None] + self.dilation[1] * torch.arange(wide, device=device))[:, None, None, :],
         ] = self.weight[filters] * signs[:, None, None, None]
         (y, x), (rows, columns) = self.padding, self.shape_in[1:]
         return canvas[:, :, y : y + rows, x : x + columns].contiguous()
@@ -195,6 +195,9 @@ class Rearranged(Affine):
         return gradient
 
 
+LARGEST_FOLDED = 1e12
+
+
 def folded(first: Affine, second: Scale) -> Affine | None:
     """The convolution or linear layer that does both, in float64 and rounded once; none if it is not one."""
     if not isinstance(first, Linear | Convolution) or (isinstance(first, Linear) and len(first.shape_in) > 1):
@@ -203,6 +206,9 @@ def folded(first: Affine, second: Scale) -> Affine | None:
     if per_channel is not None and not (per_channel == per_channel[:, :1]).all():
         return None
     scale = (second.scale.expand(second.shape_out) if per_channel is None else per_channel[:, 0]).double()
+    # The model computes the product before the scale: it must not overflow where the whole does not.
+    if first.weight.abs().amax() > LARGEST_FOLDED or scale.abs().amin() < 1 / LARGEST_FOLDED:
+        return None
     weight = (first.weight.double() * scale.view(-1, *[1] * (first.weight.dim() - 1))).to(first.weight.dtype)
     wide = scale.view(-1, *[1] * (len(second.shape_out) - 1))
     bias, magnitude = (

@@ -4,6 +4,7 @@ A relaxation turns coefficients of a result, shape (n, R, *shape), into coeffici
 shape (n, R), so that coefficients . result >= sum of coefficients . operand + constant, rounding included.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -198,6 +199,7 @@ class RelaxedMaxPool:
         upper: the largest upper bound.
         magnitudes: the largest absolute value of each channel of the operand, (N, C).
         shape_in: of the operand.
+        windows: the most that a value of the operand can be in.
     """
 
     best: Tensor
@@ -205,6 +207,7 @@ class RelaxedMaxPool:
     upper: Tensor
     magnitudes: Tensor
     shape_in: Shape
+    windows: int
 
     def backward(self, coefficients: Tensor, images: Tensor) -> tuple[list[Tensor], Constant]:
         """See `Relaxation`."""
@@ -213,7 +216,7 @@ class RelaxedMaxPool:
         operand = coefficients.new_zeros(*coefficients.shape[:2], self.shape_in[0], self.shape_in[1] * self.shape_in[2])
         operand.scatter_add_(3, best.flatten(3).expand(-1, coefficients.shape[1], -1, -1), kept.flatten(3))
         constant = row_sums((coefficients - kept) * upper)
-        unit = gamma(coefficients.shape[-1] + 16, coefficients.dtype)
+        unit = gamma(coefficients.shape[-1] + self.windows, coefficients.dtype)
         slack = unit * weighted_norms(coefficients, self.magnitudes[images])
         return [operand.unflatten(3, self.shape_in[1:])], constant - slack
 
@@ -227,12 +230,13 @@ def relaxed_max_pool(operation: MaxPool, operand: Interval) -> RelaxedMaxPool:
     windows, places = _windows(operation, operand.upper)
     others = windows.masked_fill(places == best[:, :, None], -torch.inf).amax(dim=2)
     decided = (lower >= others).to(lower.dtype)
-    return RelaxedMaxPool(best, decided, upper, channel_maxima(operand.magnitude()), tuple(operand.lower.shape[1:]))
+    magnitudes, shape_in = channel_maxima(operand.magnitude()), tuple(operand.lower.shape[1:])
+    return RelaxedMaxPool(best, decided, upper, magnitudes, shape_in, math.prod(operation.kernel))
 
 
 def _windows(operation: MaxPool, values: Tensor) -> tuple[Tensor, Tensor]:
     """The values of every window and their places in the channel: (N, C, window, *out)."""
-    count, channels, height, width = values.shape
+    height, width = values.shape[2:]
     rows, columns = operation.apply(values[:1, :1]).shape[2:]
     places = torch.arange(height * width, device=values.device, dtype=values.dtype).view(1, 1, height, width) + 1
 

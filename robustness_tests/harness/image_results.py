@@ -1,6 +1,6 @@
 """What a metric says about one image: rows of the results of a batch, in plain Python values."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar, get_type_hints
 
@@ -104,7 +104,7 @@ class ExactDistanceOfImage:
         return self.reasons
 
 
-def of_row(kind: type[Result], row: Mapping[str, Tensor], stored: bool, **given: Any) -> Result:  # noqa: FBT001  # as the store says it
+def of_row(kind: Callable[..., Result], row: Mapping[str, Tensor], stored: bool, **given: Any) -> Result:  # noqa: FBT001  # as the store says it
     """One image's part of a result: each column in the type of the field of the same name."""
     hints = get_type_hints(kind)
     values = {

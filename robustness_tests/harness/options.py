@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from robustness_tests.harness.run import RUN, Run, is_worker, worker_input
+from robustness_tests.harness.run import CERTIFIED_NORMS, RUN, Run, is_worker, worker_input
 from robustness_tests.harness.thresholds import Thresholds, load_thresholds
 from robustness_tests.harness.workers import visible_gpus
 from robustness_tests.subjects.catalog import DATASETS, MODELS, NORMS, DatasetCard, closest
@@ -53,8 +53,8 @@ OPTIONS = [
     Option(
         "certify",
         "auto",
-        "Prove lower bounds: auto (the first 20 images, all with --effort thorough; skipped where there are no bounds), "
-        "off, or require (every image, and it is a failure where there are none)",
+        "Prove lower bounds: auto (the first 20 images, all with --effort thorough; skipped where there are no "
+        "bounds), off, or require (every image, and it is a failure where there are none)",
         "WHETHER",
     ),
     Option(
@@ -112,14 +112,20 @@ def run_from(config: pytest.Config) -> Run:
     default_images = min(20 if quick else 100, dataset.test_images)
     model = _checked("model", given["model"], lambda name: _model(name, dataset))
     batch_size = _checked("batch-size", given["batch-size"], _positive) if given["batch-size"] else None
+    norms = _checked("norms", given["norms"], _norms)
+    certify = _checked("certify", given["certify"], lambda word: _choice(word, CERTIFY))
+    if certify == "require" and not set(norms) & set(CERTIFIED_NORMS):
+        raise pytest.UsageError(
+            f"--certify: got 'require' with --norms {','.join(norms)}, expected linf or l2 among them"
+        )
     return Run(
         model=model,
         against=_checked("against", given["against"], lambda name: _model(name, dataset)),
         dataset=dataset.name,
         images=default_images if images is None else images,
         effort=effort,
-        norms=_checked("norms", given["norms"], _norms),
-        certify=_checked("certify", given["certify"], lambda word: _choice(word, CERTIFY)),
+        norms=norms,
+        certify=certify,
         batch_size=batch_size,
         device=_checked("device", given["device"], _device),
         seed=_checked("seed", given["seed"], _natural),
@@ -226,8 +232,9 @@ def describe(run: Run) -> Sequence[str]:
     comparison = "" if run.model == run.against else f" against {run.against}"
     certified = {"auto": "", "off": ", nothing certified", "require": ", all certified"}[run.certify]
     budget = "quick: not for a release" if run.quick else f"{run.effort} effort"
+    subject = f"{run.model}{comparison} on {run.dataset}, {run.images} images"
     return [
-        f"robustness: {run.model}{comparison} on {run.dataset}, {run.images} images, {', '.join(run.norms)}, {budget}{certified}",
+        f"robustness: {subject}, {', '.join(run.norms)}, {budget}{certified}",
         (
             f"robustness: seed {run.seed}, device {run.device}, thresholds from {', '.join(run.thresholds.files)}, "
             f"results in {run.results}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from robustness_tests.subjects.catalog import NORMS, closest
+from robustness_tests.subjects.catalog import MODELS, NORMS, closest
 
 DEFAULT_FILE = Path(__file__).parent.parent / "thresholds.toml"
 
@@ -83,8 +83,12 @@ def load_thresholds(path: Path | None, model: str | None = None) -> Thresholds:
 
 def _models(tables: object, file: Path) -> dict[str, dict[str, Any]]:
     """The tables of single models, all of them checked: a mistake in one that is not run would wait for the day."""
-    of_models = dict(_tables(tables, file, "models"))
-    for table in of_models.values():
+    if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
+        raise ValueError(f"got models = {tables!r} in {file}, expected tables [models.NAME...]")
+    of_models: dict[str, dict[str, Any]] = tables
+    for name, table in of_models.items():
+        if name not in MODELS:
+            raise ValueError(f"got [models.{name}] in {file}, {closest(name, MODELS)}")
         _merge({section: {} for section in SHARES}, table, file)
     return of_models
 

@@ -72,6 +72,6 @@ def model_digest(card: ModelCard) -> str:
     """A digest of the weights and of the code of the architecture: what the outputs depend on."""
     digest = hashlib.sha256(card.weights.read_bytes())
     code = wide_resnet if isinstance(card.architecture, WideResNetShape) else fully_connected
-    digest.update(Path(code.__file__).read_bytes())
+    digest.update(Path(str(code.__file__)).read_bytes())
     digest.update(repr((card.architecture, card.mean, card.std)).encode())
     return digest.hexdigest()
