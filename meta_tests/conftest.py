@@ -99,6 +99,9 @@ def gate(pytester, monkeypatch):
         shutil.copytree(ROOT / name, pytester.path / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("conftest.py", "pyproject.toml"):
         shutil.copy(ROOT / name, pytester.path / name)
+    # Certificates take as long as all else together: a test that is about them asks for them.
+    options = pytester.path / "pyproject.toml"
+    options.write_text(options.read_text().replace("[tool.pytest]\n", '[tool.pytest]\nrobustness_certify = "off"\n'))
     # What the outer run has told its own workers is not meant for this one.
     for name in list(os.environ):
         if name.startswith(("PYTEST_", "OMP_")):

@@ -186,7 +186,7 @@ def browser():
 
 
 def test_a_browser_draws_the_report(gate, browser, tmp_path):
-    assert gate("-n2", "--quick", "--norms", "linf").ret == 0
+    assert gate("-n2", "--quick", "--norms", "linf", "--certify", "auto").ret == 0
     command = [
         browser,
         "--headless",

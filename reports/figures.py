@@ -121,7 +121,9 @@ def brackets(run: Run, records: Sequence[Record]) -> str | None:
             points = [scores.get((norm, model, record.about["image"])) for record in here]
             _bars(panel, here, points, first, model, number)
             first += len(here) + 2
-        panel.set(yscale="log", xlabel="certified images, by adversarial distance", ylabel="distance", xticks=[])
+        if first > 2 * len(run.models):
+            panel.set(yscale="log")
+        panel.set(xlabel="certified images, by adversarial distance", ylabel="distance", xticks=[])
         panel.grid(axis="y", alpha=0.3)
         _finish(panel, norm)
     return _svg(figure)

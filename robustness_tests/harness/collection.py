@@ -102,7 +102,9 @@ def _identity(run: Run, metafunc: pytest.Metafunc, names: list[str], row: tuple[
 
 def _callspec(item: pytest.Item) -> dict[str, object]:
     callspec = getattr(item, "callspec", None)
-    return callspec.params if callspec is not None else {}
+    params = callspec.params if callspec is not None else {}
+    # Where there is nothing to run for, pytest skips the test, with a value that no worker can send.
+    return {name: value for name, value in params.items() if type(value).__name__ != "NotSetType"}
 
 
 def subject_of(item: pytest.Item, run: Run) -> dict[str, object]:
@@ -121,8 +123,6 @@ def subject_of(item: pytest.Item, run: Run) -> dict[str, object]:
     for name in ("norm", "epsilon", "image"):
         if name in params:
             value = params[name]
-            if type(value).__name__ == "NotSetType":
-                continue  # a test without any value to run for, which pytest skips
             # A user may parametrise with anything; only plain values get from a worker to the controller.
             about[name] = value if isinstance(value, int | float | str) else str(value)
     return about
