@@ -196,7 +196,7 @@ def published():
         attacked = adversarial_distance(mnist(layers), split.images, split.labels, norm="linf")
         exact = exact_distance(
             mnist(layers), split.images, split.labels,
-            adversarial=attacked.adversarial, certified=found.distance, time_limit=20,
+            adversarial=attacked.adversarial, certified=found.distance, time_limit=5,
         )  # fmt: skip
         again = wrong = 0
         for one, low, least, most, high in zip(

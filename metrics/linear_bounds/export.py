@@ -216,6 +216,11 @@ def _convolution(
         raise Unsupported(f"a convolution with padding={padding!r} in {weight.dim() - 2} dimensions")
     bias = None if bias is None else reader.constant(bias).view(-1, 1, 1).expand(shape)
     kernel = math.prod(weight.shape[2:])
+    mixed = weight.flatten(1) - torch.diag(weight.flatten(1).diagonal()) if len(weight) == weight[0].numel() else weight
+    if kernel == 1 and groups == 1 and reader.shape(x) == shape and not mixed.any():
+        # A normalisation, as some write it: as such it leaves the next layer the first one.
+        scale = reader.constant(weight.flatten(1).diagonal()).view(-1, 1, 1).expand(shape)
+        return _scaled(reader, name, x, scale, bias)
     operation = Convolution(
         name,
         reader.shape(x),
