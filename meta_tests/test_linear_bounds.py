@@ -14,6 +14,7 @@ from torch.nn import functional
 from metrics.linear_bounds import Ball, Unsupported, bounds_of, least_margins, program_of
 from metrics.linear_bounds.activations import SMOOTH, relu
 from metrics.linear_bounds.interval import Interval
+from metrics.linear_bounds.operations import Linear
 
 
 def linear(weight, bias):
@@ -334,3 +335,31 @@ def test_rounding_of_the_model_is_in_the_bounds():
         sums
     )
     assert float(interval.upper[0, 0] - interval.lower[0, 0]) < 2e-3 * np.abs(terms).sum()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+def test_linear_bounds_give_away_what_rounding_may_take(dtype):
+    """At least n rounding errors of each sum of n products, of the absolute values of its terms, in every layer.
+
+    What is observed is some sqrt(n) of them, so that no experiment shows whether this is there.
+    """
+    network = dense_network(0, (4, 6, 5, 3)).to(dtype)
+    image = torch.rand(1, 2, 2, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    found = bounds(network, image, 0.1)
+    unit = torch.finfo(dtype).eps / 2
+    checked = 0
+    for node, relaxation in zip(found.program.nodes[1:], found.relaxations, strict=True):
+        if not isinstance(node.operation, Linear):
+            continue
+        operand = found.intervals[node.inputs[0]].magnitude().double()
+        terms = operand @ node.operation.weight.double().abs().T + node.operation.bias.double().abs()
+        coefficients = torch.randn(1, 7, *node.shape, dtype=dtype)
+        exact = (coefficients.double() * node.operation.bias.double()).sum(dim=2)
+        worst = (
+            (node.operation.fan_in + node.operation.fan_out) * unit * (coefficients.double().abs() * terms).sum(dim=2)
+        )
+        constant = relaxation.constant(coefficients, torch.tensor([0]))
+        assert (constant <= exact - worst).all()
+        assert (constant >= exact - 20 * worst).all()
+        checked += 1
+    assert checked == 3
