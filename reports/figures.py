@@ -125,7 +125,7 @@ def brackets(run: Run, records: Sequence[Record]) -> str | None:
             panel.set(yscale="log")
         panel.set(xlabel="certified images, by adversarial distance", ylabel="distance", xticks=[])
         panel.grid(axis="y", alpha=0.3)
-        _finish(panel, norm, "upper right")
+        _finish(panel, norm, below=True)
     return _svg(figure)
 
 
@@ -160,10 +160,11 @@ def _bars(
         )
 
 
-def _finish(panel: Axes, norm: str, legend: str = "lower right") -> None:
+def _finish(panel: Axes, norm: str, *, below: bool = False) -> None:
     panel.set_title(NORM_NAMES[norm])
     if panel.get_legend_handles_labels()[0]:
-        panel.legend(fontsize="small", loc=legend)
+        where = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.12), "ncols": 2} if below else {"loc": "lower right"}
+        panel.legend(fontsize="small", **where)
 
 
 def _panels(run: Run) -> tuple[Figure, dict[str, Axes]]:
