@@ -7,7 +7,8 @@ rounding may do, in the bounds and in the model itself, is part of the bounds (`
 
 from metrics.linear_bounds.ball import Ball
 from metrics.linear_bounds.bounds import Bounds, bounds_of, least_margins
-from metrics.linear_bounds.export import Unsupported, program_of
+from metrics.linear_bounds.export import program_of
 from metrics.linear_bounds.program import Node, Program
+from metrics.linear_bounds.reader import Unsupported
 
 __all__ = ["Ball", "Bounds", "Node", "Program", "Unsupported", "bounds_of", "least_margins", "program_of"]
