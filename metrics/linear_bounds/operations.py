@@ -4,6 +4,7 @@ Every operation maps batches of B tensors of shape `shape_in` to B tensors of sh
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -22,7 +23,7 @@ def unchanged(weights: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Affine:
+class Affine(ABC):
     """An operation W x + b of one tensor.
 
     Attributes:
@@ -43,16 +44,16 @@ class Affine:
     fan_in: int = 0
     fan_out: int = 0
 
+    @abstractmethod
     def linear(self, batch: Tensor, weights: Function = unchanged) -> Tensor:
         """W x for a batch of operands, with a function of each weight in its place: |W| x, for example.
 
         Weights of 1 are not asked for theirs: values that are only moved stay what they are.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def transposed(self, batch: Tensor) -> Tensor:
         """W^T a for a batch of coefficients, of shape (B, *shape_out)."""
-        raise NotImplementedError
 
     def rows(self, positions: Tensor, signs: Tensor) -> Tensor:
         """Rows of W with a sign each: the coefficients of some values of the result, (B, *shape_in)."""
