@@ -206,6 +206,7 @@ def test_bad_arguments(mlp, digits):
         ({"certified": torch.tensor([-1.0, 0])}, "got certified distances below 0"),
         ({"certified": torch.tensor([2.0, 0])}, "got certified distances below 0 or above 1"),
         ({"adversarial": [1]}, "got adversarial images"),
+        ({"certified": [0.1, 0.1]}, "got certified distances of list"),
         ({"adversarial": images + 0.5}, "got image values"),
         ({"adversarial": images.double()}, "got adversarial images of torch.float64"),
     ):

@@ -363,3 +363,12 @@ def test_linear_bounds_give_away_what_rounding_may_take(dtype):
         assert (constant >= exact - 20 * worst).all()
         checked += 1
     assert checked == 3
+
+
+def test_a_diagonal_convolution_that_moves_values_is_no_normalisation():
+    """2x2 pixels with a padding of 1 and a stride of 2 are 2x2 again, and others."""
+    first = nn.Conv2d(2, 2, 1, stride=2, padding=1)
+    first.weight.data = torch.diag(torch.tensor([2.0, 3.0])).view(2, 2, 1, 1)
+    network = nn.Sequential(first, nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)).eval().requires_grad_(False)
+    images = torch.rand(4, 2, 2, 2)
+    assert torch.allclose(program_of(network, images[0]).apply(images), network(images), atol=1e-6)

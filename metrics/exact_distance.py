@@ -108,6 +108,8 @@ def exact_distance(
         check_images(adversarial, labels)
         if adversarial.dtype != images.dtype:
             raise ValueError(f"got adversarial images of {adversarial.dtype}, expected {images.dtype}, as the images")
+    if certified is not None and not isinstance(certified, Tensor):
+        raise ValueError(f"got certified distances of {type(certified).__name__}, expected a torch.Tensor")
     if certified is not None and (certified.shape != labels.shape or not certified.is_floating_point()):
         got = f"{tuple(certified.shape)} of {certified.dtype}"
         raise ValueError(f"got certified distances {got}, expected floating-point numbers {tuple(labels.shape)}")
@@ -175,10 +177,10 @@ class _Solver:
     def solve(self, image: Tensor, label: int, adversarial: Tensor, certified: float) -> _Found:
         """The nearest image of any other class."""
         begun = time.monotonic()
-        if certified > _distance(image, adversarial) and int(self.model(adversarial.clone()).argmax()) != label:
-            return _unavailable(image, "the certified distance is above the adversarial one: one of both is wrong")
         predicted = int(self.model(adversarial.clone()).argmax())
         attacked = predicted != label
+        if attacked and certified > _distance(image, adversarial):
+            return _unavailable(image, "the certified distance is above the adversarial one: one of both is wrong")
         best, least = (adversarial if attacked else image), certified
         # No two images of the box are further apart than 1.
         upper, first = (_distance(image, adversarial), predicted) if attacked else (1.0, None)

@@ -67,7 +67,8 @@ def _convolution(
     bias = None if bias is None else reader.constant(bias).view(-1, 1, 1).expand(shape)
     kernel = math.prod(weight.shape[2:])
     mixed = weight.flatten(1) - torch.diag(weight.flatten(1).diagonal()) if len(weight) == weight[0].numel() else weight
-    if kernel == 1 and groups == 1 and reader.shape(x) == shape and not mixed.any():
+    in_place = kernel == 1 and _pair(stride) == (1, 1) and _pair(padding) == (0, 0)
+    if in_place and groups == 1 and reader.shape(x) == shape and not mixed.any():
         # A normalisation, as some write it: as such it leaves the next layer the first one.
         scale = reader.constant(weight.flatten(1).diagonal()).view(-1, 1, 1).expand(shape)
         return _scaled(reader, name, x, scale, bias)
