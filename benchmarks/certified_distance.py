@@ -24,9 +24,10 @@ from torch.nn import functional
 from metrics import Status, adversarial_distance, certified_distance, exact_distance
 from metrics.norms import length
 from robustness_tests.subjects.catalog import MODELS
-from robustness_tests.subjects.datasets import Images, load_dataset
+from robustness_tests.subjects.datasets import Images
+from robustness_tests.subjects.datasets import digits as digits_of
 from robustness_tests.subjects.fully_connected import FullyConnected
-from robustness_tests.subjects.models import load_model
+from robustness_tests.subjects.models import bundled as load_bundled
 from robustness_tests.subjects.training import RECIPES, Recipe, train
 
 TRUTH = Path(__file__).parents[2] / "shared" / "truth"
@@ -34,8 +35,8 @@ TRIALS = 100_000
 
 
 def bundled(name):
-    digits = load_dataset("digits")
-    return load_model(MODELS[name], digits, torch.device("cpu")), digits
+    digits = digits_of("test")
+    return load_bundled(MODELS[name]), digits
 
 
 def mnist(layers):
@@ -238,7 +239,7 @@ def exact():
         ("64-24-24-10, corruptions", (24, 24), RECIPES["mlp"]),
     ):  # fmt: skip
         network = FullyConnected(64, hidden, 10, 0.5, 0.25)
-        split = load_dataset("digits", "training")
+        split = digits_of("training")
         train(network, split.images, split.labels, recipe, progress=False)
         exact_row(name, network.requires_grad_(False), digits)
 

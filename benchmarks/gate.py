@@ -10,8 +10,8 @@ import torch
 
 from metrics import Status, adversarial_distance, clever
 from robustness_tests.subjects.catalog import DATASETS, MODELS
-from robustness_tests.subjects.datasets import load_dataset
-from robustness_tests.subjects.models import load_model
+from robustness_tests.subjects.datasets import digits
+from robustness_tests.subjects.models import bundled
 
 
 def seconds_per_pass(network, images, rows, backward_share):
@@ -34,12 +34,12 @@ def main():
     parser.add_argument("--batch-size", type=int, default=20)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    data = load_dataset("digits")
+    data = digits("test")
     images, labels = data.images[: options.images], data.labels[: options.images]
     print("| model | metric | norm | median | forward | backward | time per pass / bare |")
     print("|---|---|---|---|---|---|---|")
     for name, card in MODELS.items():
-        network = load_model(card, data, torch.device("cpu"))
+        network = bundled(card)
         for norm, radius in DATASETS["digits"].clever_radius.items():
             rows = options.batch_size
             runs = {

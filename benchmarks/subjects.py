@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from robustness_tests.subjects.catalog import MODELS
-from robustness_tests.subjects.datasets import load_dataset
-from robustness_tests.subjects.models import load_model
+from robustness_tests.subjects.datasets import digits
+from robustness_tests.subjects.models import bundled
 
 STUDY = Path(__file__).parents[1] / "examples" / "cifar10_study" / "models.py"
 CIFAR10 = ("resnet20", "cnn_a_standard", "cnn_a_adv")
@@ -24,8 +24,8 @@ def subject(name, count):
 
 
 def _digits(name):
-    data = load_dataset("digits")
-    return load_model(MODELS[name], data, torch.device("cpu")), data.images, data.labels
+    data = digits("test")
+    return bundled(MODELS[name]), data.images, data.labels
 
 
 def _cifar10(name):

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from robustness_tests.subjects.catalog import MODELS
-from robustness_tests.subjects.datasets import Images, load_dataset
-from robustness_tests.subjects.models import load_model
+from robustness_tests.subjects.datasets import Images
+from robustness_tests.subjects.datasets import digits as digits_of
+from robustness_tests.subjects.models import bundled
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
@@ -44,13 +45,13 @@ def cifar10():
 @pytest.fixture(scope="session")
 def digits():
     """The test split of the bundled dataset."""
-    return load_dataset("digits")
+    return digits_of("test")
 
 
 @pytest.fixture(scope="session")
-def robust(digits):
+def robust():
     """The bundled robust model."""
-    return load_model(MODELS["robust"], digits, torch.device("cpu"))
+    return bundled(MODELS["robust"])
 
 
 def study_models():

@@ -19,7 +19,7 @@ from metrics.box import nearest_beyond
 from metrics.linear_bounds import Ball, bounds_of, program_of
 from metrics.norms import length
 from robustness_tests.subjects.catalog import MODELS
-from robustness_tests.subjects.models import load_model
+from robustness_tests.subjects.models import bundled
 
 
 def linear_model(seed, values=12, classes=4):
@@ -154,7 +154,7 @@ def walks(network, images, labels, radii, norm, generator):
 def test_nothing_within_the_radius(name, norm, request, digits, cifar10):
     """Of real networks; the whole of 100,000 trials is in benchmarks/certified_distance.py."""
     if name in ("robust", "mlp"):
-        network, split = load_model(MODELS[name], digits, torch.device("cpu")), digits
+        network, split = bundled(MODELS[name]), digits
     else:
         network, split = request.getfixturevalue("cifar10_cnn")("adv"), cifar10
     images, labels = split.images[:6], split.labels[:6]

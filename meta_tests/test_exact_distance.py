@@ -9,12 +9,12 @@ from meta_tests.test_exact_networks import exact_distance as by_enumeration
 from meta_tests.test_exact_networks import network as small_network
 from metrics import Status, adversarial_distance, certified_distance, exact_distance, mixed_integer
 from robustness_tests.subjects.catalog import MODELS
-from robustness_tests.subjects.models import load_model
+from robustness_tests.subjects.models import bundled
 
 
 @pytest.fixture(scope="module")
 def mlp(digits):
-    return load_model(MODELS["mlp"], digits, torch.device("cpu"))
+    return bundled(MODELS["mlp"])
 
 
 @pytest.mark.parametrize("seed", range(6))

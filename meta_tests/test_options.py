@@ -107,7 +107,9 @@ def test_thresholds_of_one_candidate(tmp_path):
     """The user's file wins over the defaults of a candidate, and its own tables of the candidate over both."""
     default, mlp = load_thresholds(None, "robust"), load_thresholds(None, "mlp")
     assert (default.clean_accuracy, mlp.clean_accuracy) == (0.98, 0.95)
-    assert set(mlp.epsilons("digits", "linf", certified=True)) > set(default.epsilons("digits", "linf", certified=True))
+    assert set(mlp.epsilons("digits", "linf", "certified_accuracy")) > set(
+        default.epsilons("digits", "linf", "certified_accuracy")
+    )
     assert mlp.epsilons("digits", "linf") == default.epsilons("digits", "linf")
     (tmp_path / "mine.toml").write_text("[clean_accuracy]\nleast = 0.5\n[models.robust.clean_accuracy]\nleast = 0.25\n")
     assert [load_thresholds(tmp_path / "mine.toml", name).clean_accuracy for name in ("mlp", "robust", None)] == [

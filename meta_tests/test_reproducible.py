@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from robustness_tests.harness.reproducible import device_kind, reproducible, resolve_device
+from robustness_tests.subjects.reproducible import device_kind, reproducible, resolve_device
 
 
 def settings():

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from robustness_tests.subjects import catalog, training
 from robustness_tests.subjects.catalog import DATASETS, MODELS
 from robustness_tests.subjects.corruptions import corrupt
-from robustness_tests.subjects.datasets import load_dataset
-from robustness_tests.subjects.models import build_network, clean_accuracy, load_model, model_digest
+from robustness_tests.subjects.datasets import digits
+from robustness_tests.subjects.models import build_network, bundled, check_bundled, clean_accuracy, model_digest
 from robustness_tests.subjects.wide_resnet import WideResNet
 
 CPU = torch.device("cpu")
@@ -41,7 +41,7 @@ def test_impossible_depth_is_refused(depth):
 
 
 def test_digits_are_split_once_and_for_all():
-    test, rest = load_dataset("digits", "test"), load_dataset("digits", "training")
+    test, rest = digits("test"), digits("training")
     assert len(test.labels) == DATASETS["digits"].test_images == 360
     assert len(rest.labels) == 1437
     assert test.labels[:8].tolist() == [0, 5, 0, 5, 0, 5, 0, 5]
@@ -53,8 +53,9 @@ def test_digits_are_split_once_and_for_all():
 @pytest.mark.parametrize("name", MODELS)
 def test_bundled_models_are_small_and_accurate(name):
     card = MODELS[name]
-    images = load_dataset(card.dataset)
-    network = load_model(card, images, CPU)
+    images = digits("test")
+    network = bundled(card)
+    check_bundled(card, network, images, CPU)
     assert card.weights.stat().st_size < 500_000
     assert clean_accuracy(network, images, CPU) >= (0.96 if name == "mlp" else 0.98)
     assert not network.training
@@ -76,7 +77,7 @@ def test_changed_weights_are_refused(weights_in):
     state["fc.bias"][0] += 1e-6
     save_file(state, card.weights)
     with pytest.raises(ValueError, match=r"got weights file digits-robust.safetensors with digest"):
-        load_model(card, load_dataset("digits"), CPU)
+        bundled(card)
 
 
 def test_missing_weights_are_refused(weights_in):
@@ -91,11 +92,16 @@ def with_weights(card, state):
     return dataclasses.replace(card, sha256=hashlib.sha256(card.weights.read_bytes()).hexdigest())
 
 
+def check(card):
+    """Load a bundled model as a run does."""
+    check_bundled(card, bundled(card), digits("test"), CPU)
+
+
 def test_loading_is_strict(weights_in):
     state = load_file(MODELS["robust"].weights)
     del state["block2.layer.0.bn1.running_mean"]
     with pytest.raises(ValueError, match=r"do not fit the architecture: .*block2.layer.0.bn1.running_mean"):
-        load_model(with_weights(MODELS["robust"], state), load_dataset("digits"), CPU)
+        check(with_weights(MODELS["robust"], state))
 
 
 def test_broken_model_does_not_get_through(weights_in):
@@ -103,19 +109,20 @@ def test_broken_model_does_not_get_through(weights_in):
     state = load_file(MODELS["robust"].weights)
     state["fc.weight"] = state["fc.weight"].roll(1, dims=0)
     with pytest.raises(ValueError, match=r"got clean accuracy .* expected 98% or more"):
-        load_model(with_weights(MODELS["robust"], state), load_dataset("digits"), CPU)
+        check(with_weights(MODELS["robust"], state))
 
 
 def test_digest_of_a_model_changes_with_its_weights(weights_in):
-    before = model_digest(MODELS["robust"])
+    images = digits("test")
+    before = model_digest(bundled(MODELS["robust"]), images, CPU)
     state = load_file(MODELS["robust"].weights)
     state["fc.bias"][0] += 1e-6
-    save_file(state, MODELS["robust"].weights)
-    assert model_digest(MODELS["robust"]) != before
+    card = with_weights(MODELS["robust"], state)
+    assert model_digest(bundled(card), images, CPU) != before
 
 
 def test_training_gives_the_same_bits_again():
-    split = load_dataset("digits", "training")
+    split = digits("training")
     recipe = dataclasses.replace(training.RECIPES["robust"], epochs=1)
     states = []
     for _ in range(2):

@@ -7,6 +7,7 @@ from metrics.certified_distance import CertifiedDistances, certified_distance
 from metrics.class_distances import ClassDistances, class_distances
 from metrics.clever import CleverScores, clever, clever_norms
 from metrics.exact_distance import ExactDistances, exact_distance
+from metrics.noise_accuracy import NoiseAccuracies, noise_accuracy
 from metrics.second_order_clever import SecondOrderScores, second_order_clever
 from metrics.status import Status
 
@@ -18,6 +19,7 @@ __all__ = [
     "ClassDistances",
     "CleverScores",
     "ExactDistances",
+    "NoiseAccuracies",
     "SearchPath",
     "SecondOrderScores",
     "Status",
@@ -28,5 +30,6 @@ __all__ = [
     "clever",
     "clever_norms",
     "exact_distance",
+    "noise_accuracy",
     "second_order_clever",
 ]

@@ -37,6 +37,32 @@ def share(successes: int, total: int, confidence: float = 0.95) -> Estimate:
     return Estimate(successes / total, float(interval.low), float(interval.high))
 
 
+def mean_share(values: Sequence[float] | NDArray[np.float64], confidence: float = 0.95) -> Estimate:
+    """The mean of shares in [0, 1], one for each image, with an interval that covers at least as often as it says.
+
+    Clopper & Pearson's, with their sum in place of the number of successes: of all numbers in [0, 1] with a mean, zeros
+    and ones scatter most, so an interval for them is wide enough for any (Hoeffding 1963, section 2).
+
+    Raises:
+        ValueError: for no values, NaN, or values outside [0, 1].
+
+    Example:
+        >>> mean_share([1.0, 0.5, 1.0, 0.9]) == mean_share([0.5, 1.0, 0.9, 1.0])
+        True
+        >>> mean_share([1.0] * 95 + [0.0] * 5) == share(95, 100)
+        True
+    """
+    _check_confidence(confidence)
+    shares = _numbers(values)
+    if shares.min() < 0 or shares.max() > 1:
+        raise ValueError(f"got values from {shares.min():g} to {shares.max():g}, expected shares in [0, 1]")
+    count, total = len(shares), float(np.sort(shares).sum())
+    tail = (1 - confidence) / 2
+    low = stats.beta.ppf(tail, total, count - total + 1) if total > 0 else 0.0
+    high = stats.beta.ppf(1 - tail, total + 1, count - total) if total < count else 1.0
+    return Estimate(total / count, float(low), float(high))
+
+
 def median(values: Sequence[float] | NDArray[np.float64], confidence: float = 0.95) -> Estimate:
     """The median with its interval between two order statistics (exact, from the sign test).
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from reports import figures
 from reports.results_json import versions
 from reports.summary import HEADER, Summary, cells, headline, summarise
+from robustness_tests.harness.options import named, named_dataset
 from robustness_tests.harness.records import RECORDS
-from robustness_tests.harness.run import RUN, Run, is_worker
+from robustness_tests.harness.run import IN_USE, RUN, Run, is_worker
 
 VERSIONS = ("robustness-gate", "torch", "python")
 MANY_ROWS = 300
@@ -33,7 +33,9 @@ CSS = Path(__file__).with_name("report.css")
 
 def pytest_configure(config: pytest.Config) -> None:
     """Make the report without being asked; `--html` still says where."""
-    if is_worker(config) or config.option.collectonly or not config.pluginmanager.hasplugin("html"):
+    if is_worker(config) or not config.stash[IN_USE]:
+        return
+    if config.option.collectonly or not config.pluginmanager.hasplugin("html"):
         return
     config.option.self_contained_html = True
     if not config.option.htmlpath:
@@ -43,8 +45,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Hook into pytest-html, in the process that writes."""
-    if not is_worker(session.config) and session.config.pluginmanager.hasplugin("html"):
-        session.config.pluginmanager.register(Rows(session.config), "robustness-html-rows")
+    config = session.config
+    if not is_worker(config) and config.stash[IN_USE] and config.pluginmanager.hasplugin("html"):
+        config.pluginmanager.register(Rows(config), "robustness-html-rows")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -106,6 +109,8 @@ class Rows:
         prefix.append(f"<style>{CSS.read_text(encoding='utf-8')}</style>")
         prefix.append(verdict(run, summary))
         prefix.append(table(summary))
+        from reports import figures  # noqa: PLC0415  # matplotlib takes long to import, and only a report needs it
+
         drawn = [
             ("CLEVER against adversarial distance", CLEVER_CAPTION, figures.scatter(run, records.ours())),
             ("Proved and attacked", BRACKETS_CAPTION, figures.brackets(run, records.ours())),
@@ -150,11 +155,12 @@ def fixed_width(value: object) -> str:
 def verdict(run: Run, summary: Summary) -> str:
     """The verdict, what was run, and what a reader has to know before believing it."""
     facts = {
-        "Candidate": run.model,
-        "Reference": run.against,
-        "Dataset": f"{run.dataset}, {run.images} images",
+        "Candidate": named(run, run.model),
+        "Reference": "none" if run.against == run.model else named(run, run.against),
+        "Dataset": f"{named_dataset(run)}, {run.images} of {run.test_images:,} images",
         "Norms": ", ".join(run.norms),
         "Effort": run.effort,
+        "CLEVER's radius": ", ".join(f"{norm} {run.clever_radius[norm]:g}" for norm in run.norms),
         "Seed": str(run.seed),
         "Thresholds": ", ".join(run.thresholds.files),
         "Passes": f"{summary.forward:,} forward, {summary.backward:,} backward",

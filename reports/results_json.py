@@ -18,12 +18,19 @@ from robustness_tests.harness.values import plain
 SCHEMA = 1
 """Raised when a field is removed or changes its meaning; a new field does not raise it."""
 
+FOLDERS = ("results", "data_dir", "folder")
+"""Of the machine, and nothing that a number depends on."""
+
+SOURCES = ("sources", "dataset_source")
+
 PACKAGES = ("robustness-gate", "torch", "torchvision", "numpy", "scipy", "pytest", "pytest-xdist", "hypothesis")
 
 
 def results(run: Run, records: Records, summary: Summary) -> dict[str, Any]:
     """The content of the file: plain values only; what is infinite or not a number is null."""
-    options = {name: value for name, value in vars(run).items() if name not in ("thresholds", "results")}
+    options = {name: value for name, value in vars(run).items() if name not in (*FOLDERS, *SOURCES, "thresholds")}
+    options["sources"] = {name: source.text for name, source in run.sources.items()}
+    options["dataset_source"] = run.dataset_source.text
     return plain(
         {
             "schema": SCHEMA,

@@ -112,7 +112,7 @@ def summarise(run: Run, records: Records, exit_status: int) -> Summary:
     of_models = [record for record in ours if "image" not in record.about]
     rows = [*_sorted(map(_model_row, of_models)), *_sorted(_image_rows(of_images))]
     partial = exit_status == 0 and bool(records.deselected or untested(records))
-    costs = [record.values for record in of_images if record.values.keys() >= {"stored", "forward", "backward"}]
+    costs = [record.values for record in ours if record.values.keys() >= {"stored", "forward", "backward"}]
     return Summary(
         verdict="partial" if partial else VERDICTS.get(exit_status, "internal error"),
         exit_status=exit_status,
@@ -178,7 +178,8 @@ def _notes(run: Run, records: Records, rows: Iterable[Row]) -> list[str]:
     if run.quick:
         notes.append("Quick: a small budget for each image. Not for a release.")
     if run.model == run.against:
-        notes.append(f"Not compared: --model and --against are both {run.model}.")
+        notes.append(f"Not compared: no other model than {run.model} was given (--against).")
+    notes += run.remarks
     left_out = [in_words(name) for name in untested(records)]
     if records.deselected or left_out:
         what = f"{records.deselected} tests" if records.deselected else f"some properties ({'; '.join(left_out)})"
@@ -257,7 +258,7 @@ def cells(row: Row) -> tuple[str, ...]:
     """The row as text, in the columns of `HEADER`."""
     if row.p_value is not None and row.reference_value is not None and row.threshold is not None:
         measured = f"{_decimal(row.value)}, {row.reference} {_decimal(row.reference_value)}"
-        interval = f"difference {_signed(row.low)} to {_signed(row.high)}"
+        interval = "" if row.low is None else f"difference {_signed(row.low)} to {_signed(row.high)}"
         needed = f"larger, p <= {row.threshold:g} (p = {row.p_value:.2g})"
     elif row.examples is not None and row.threshold is not None:
         measured, interval = "", ""

@@ -62,8 +62,9 @@ def test_share_of_clever_below_distance(model, norm, clever, adversarial_distanc
     """For most images the CLEVER score is not above the adversarial distance.
 
     A failure means that CLEVER cannot be trusted as a lower bound for this model: its gradients may be masked, or the
-    samples miss the steep places. The median of CLEVER / distance stands beside the share, because a score that is far
-    too small is never above, and worth nothing.
+    samples miss the steep places: the interval of the share, and so what is true of images that were not measured, is
+    all below what is expected. The median of CLEVER / distance stands beside the share, because a score that is far too
+    small is never above, and worth nothing.
     """
     pairs = [(clever(model, image, norm=norm), adversarial_distance(model, image, norm=norm)) for image in images]
     judged = [(pair, agrees) for pair in pairs for agrees, _ in [verdict(*pair)] if agrees is not None]
@@ -77,7 +78,7 @@ def test_share_of_clever_below_distance(model, norm, clever, adversarial_distanc
     measured(saturated=sum(score.status is Status.SATURATED for score, _ in pairs))
     measured(unavailable=sum(score.status is Status.UNAVAILABLE for score, _ in pairs))
     measured(no_finite_endpoint=sum(score.no_finite_endpoint for score, _ in pairs))
-    assert below.value >= least, (
+    assert below.high >= least, (
         f"CLEVER is not above the adversarial {norm} distance for {below.value:.1%} of {len(judged)} images "
         f"of {model.name} ({below.low:.1%} to {below.high:.1%}), expected {least:.1%} or more"
     )

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from metrics.norms import Norm, length
 from metrics.passes import margin
-from robustness_tests.harness.reproducible import reproducible
+from robustness_tests.subjects.reproducible import reproducible
 
 NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 """What pyautoattack calls them."""

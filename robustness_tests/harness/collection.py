@@ -4,10 +4,16 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 
-from robustness_tests.harness.run import BATCH_SIZES, RUN, Run
-from robustness_tests.harness.workers import visible_gpus
+from robustness_tests.harness.run import RUN, Run
 
-METRICS = ("adversarial_distance", "clever", "anchored_clever", "certified_distance", "exact_distance")
+METRICS = (
+    "adversarial_distance",
+    "clever",
+    "anchored_clever",
+    "certified_distance",
+    "exact_distance",
+    "noise_accuracy",
+)
 """The fixtures that measure; a test that asks for one needs batches of it."""
 
 PROVING = ("certified_distance", "exact_distance")
@@ -15,14 +21,6 @@ PROVING = ("certified_distance", "exact_distance")
 
 EXACT_NORMS = ("linf",)
 """Those of `metrics.exact_distance`."""
-
-
-def batch_size_of(run: Run) -> int:
-    """Images measured together: as given, or by kind of device."""
-    if run.batch_size is not None:
-        return run.batch_size
-    on_gpu = run.device.startswith("cuda") or (run.device == "auto" and visible_gpus())
-    return BATCH_SIZES["cuda" if on_gpu else "cpu"]
 
 
 def measures(fixtures: Iterable[str]) -> bool:
@@ -73,7 +71,10 @@ def _values(run: Run, fixtures: Iterable[str], name: str, so_far: dict[str, obje
     if name == "norm":
         return norms_of(run, fixtures)
     if name == "epsilon":
-        return run.thresholds.epsilons(run.dataset, str(so_far["norm"]), certified=proving)
+        if "noise_accuracy" in fixtures:
+            return run.noise_epsilons(str(so_far["norm"]))
+        table = "certified_accuracy" if proving else "robust_accuracy"
+        return run.thresholds.epsilons(run.dataset, str(so_far["norm"]), table)
     return range(images_of(run, fixtures))
 
 
@@ -133,19 +134,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Tests about images first, batch by batch; then those about models, which find all batches measured."""
     run = config.stash[RUN]
     order = {name: number for number, name in enumerate(run.models)}
-    batch = batch_size_of(run)
 
     def place(item: pytest.Item) -> tuple[bool, int, int]:
         about = subject_of(item, run)
-        image, model = about.get("image"), order.get(str(about.get("model")), len(order))
-        return (False, model, image // batch) if isinstance(image, int) else (True, 0, 0)
+        image, model = about.get("image"), str(about.get("model"))
+        if not isinstance(image, int):
+            return (True, 0, 0)
+        return (False, order.get(model, len(order)), image // run.batch_sizes.get(model, 1))
 
     items.sort(key=place)
 
 
 def batches_of(items: Iterable[pytest.Item], run: Run) -> set[tuple[str, str, str, int]]:
     """The batches that tests need: (metric, model, norm, first image)."""
-    batch = batch_size_of(run)
     needed: set[tuple[str, str, str, int]] = set()
     for item in items:
         metrics = {name for name in METRICS if name in getattr(item, "fixturenames", ())}
@@ -156,7 +157,9 @@ def batches_of(items: Iterable[pytest.Item], run: Run) -> set[tuple[str, str, st
         models = {str(about[role]) for role in ("model", "reference") if role in about} or set(run.models)
         norms = [str(about["norm"])] if "norm" in about else norms_of(run, fixtures)
         image = about.get("image")
-        firsts = [image // batch * batch] if isinstance(image, int) else range(0, images_of(run, fixtures), batch)
-        every = {(m, model, norm, first) for m in metrics for model in models for norm in norms for first in firsts}
-        needed |= {batch for batch in every if batch[0] != "exact_distance" or batch[2] in EXACT_NORMS}
+        for model in models:
+            batch = run.batch_sizes[model]
+            firsts = [image // batch * batch] if isinstance(image, int) else range(0, images_of(run, fixtures), batch)
+            every = {(metric, model, norm, first) for metric in metrics for norm in norms for first in firsts}
+            needed |= {one for one in every if one[0] != "exact_distance" or one[2] in EXACT_NORMS}
     return needed

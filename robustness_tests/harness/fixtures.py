@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
-from robustness_tests.harness.collection import batch_size_of
 from robustness_tests.harness.progress import batch_done
 from robustness_tests.harness.records import ABOUT
 from robustness_tests.harness.run import RUN, Run
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
         CertificateOfImage,
         DistanceOfImage,
         ExactDistanceOfImage,
+        NoiseOfImage,
         ScoreOfImage,
     )
     from robustness_tests.harness.measurements import BlackBox, Measurements, Subject
@@ -64,6 +64,13 @@ class ExactDistance(Protocol):
         """The exact distance of the image with this dataset index."""
 
 
+class NoiseAccuracy(Protocol):
+    """The fixture `noise_accuracy`."""
+
+    def __call__(self, model: Subject, image: int, *, norm: str) -> NoiseOfImage:
+        """How often the image with this dataset index keeps its right label with random noise."""
+
+
 class Measured(Protocol):
     """The fixture `measured`."""
 
@@ -100,7 +107,7 @@ def measurements(run: Run, pytestconfig: pytest.Config) -> Measurements:
     """All that has been measured, see the fixtures `adversarial_distance` and `clever`."""
     from robustness_tests.harness.measurements import Measurements  # noqa: PLC0415  # torch, see above
 
-    return Measurements(run, batch_size_of(run), lambda batch, stored: batch_done(pytestconfig, batch, stored=stored))
+    return Measurements(run, lambda batch, stored: batch_done(pytestconfig, batch, stored=stored))
 
 
 @pytest.fixture(scope="session")
@@ -155,6 +162,12 @@ def certified_distance(measurements: Measurements) -> CertifiedDistance:
 def exact_distance(measurements: Measurements) -> ExactDistance:
     """Find the true distance, in linf, of a small ReLU network: `exact_distance(model, image, norm="linf")`."""
     return lambda model, image, *, norm: measurements.exact(model.name, image, norm)
+
+
+@pytest.fixture(scope="session")
+def noise_accuracy(measurements: Measurements) -> NoiseAccuracy:
+    """Measure the accuracy under random noise: `noise_accuracy(model, image, norm=...)`, at the run's strengths."""
+    return lambda model, image, *, norm: measurements.noise(model.name, image, norm)
 
 
 @pytest.fixture(scope="session")

@@ -104,6 +104,29 @@ class ExactDistanceOfImage:
         return self.reasons
 
 
+@dataclass(frozen=True)
+class NoiseOfImage:
+    """How often one image keeps its right label with random noise; see `metrics.NoiseAccuracies`.
+
+    Attributes:
+        epsilons: the strengths, as written.
+        ball: share of right labels at each strength, noise uniform in the ball.
+        sphere: the same, uniform on its surface.
+    """
+
+    image: int
+    epsilons: tuple[str, ...]
+    ball: Tensor = field(repr=False)
+    sphere: Tensor = field(repr=False)
+    forward: int
+    stored: bool
+
+    def at(self, epsilon: str, law: str) -> float:
+        """The share at a strength, as written in `epsilons`, for the law "ball" or "sphere"."""
+        shares: Tensor = getattr(self, law)
+        return float(shares[self.epsilons.index(epsilon)])
+
+
 def of_row(kind: Callable[..., Result], row: Mapping[str, Tensor], stored: bool, **given: Any) -> Result:  # noqa: FBT001  # as the store says it
     """One image's part of a result: each column in the type of the field of the same name."""
     hints = get_type_hints(kind)

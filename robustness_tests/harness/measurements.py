@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -19,16 +20,18 @@ from robustness_tests.harness.image_results import (
     CertificateOfImage,
     DistanceOfImage,
     ExactDistanceOfImage,
+    NoiseOfImage,
     ScoreOfImage,
     of_row,
     of_texts,
 )
-from robustness_tests.harness.reproducible import device_kind, reproducible, resolve_device
 from robustness_tests.harness.run import Run
 from robustness_tests.harness.store import Key, Store
-from robustness_tests.subjects.catalog import DATASETS, MODELS, NORMS, closest
+from robustness_tests.subjects.catalog import MODELS, NORMS, closest
 from robustness_tests.subjects.datasets import Images, load_dataset
-from robustness_tests.subjects.models import load_model, model_digest
+from robustness_tests.subjects.models import check_bundled, load_model, model_digest
+from robustness_tests.subjects.reproducible import device_kind, reproducible, resolve_device
+from robustness_tests.subjects.sources import Source
 
 SAMPLES_AT_ONCE = 5
 """CLEVER has many samples of an image, an attack one point: so many more rows make up a pass of the same size."""
@@ -51,6 +54,10 @@ CERTIFIED_BUDGETS = {
     "thorough": {"tolerance": 0.01, "budget": 1e12},
 }
 
+NOISE_SAMPLES = {"quick": 5, "default": 10, "thorough": 50}
+
+LAWS = ("ball", "sphere")
+
 EXACT_SECONDS = {"quick": 5.0, "default": 20.0, "thorough": 120.0}
 
 
@@ -62,7 +69,7 @@ class Subject:
         name: as on the command line.
         network: in evaluation mode, parameters frozen, on `device`.
         dataset: name of the dataset.
-        images: its test split, on the CPU.
+        images: the first images of its test split, as many as the run needs, on the CPU.
         device: where the network is.
         digest: of weights and code.
     """
@@ -92,17 +99,21 @@ class Subject:
 
 
 @functools.cache
-def subject(name: str, dataset: str, device: str) -> Subject:
-    """A bundled model and its dataset, loaded once in a process."""
-    card, images, where = MODELS[name], _images(dataset), resolve_device(device)
+def subject(source: Source, dataset: Source, count: int, device: str, data_dir: Path) -> Subject:
+    """A model and the first `count` images of its dataset, loaded once in a process."""
+    images, where = _images(dataset, data_dir, count), resolve_device(device)
     with reproducible():
-        network = load_model(card, images, where)
-    return Subject(name, network, dataset, images, where, model_digest(card))
+        network = load_model(source, data_dir, where)
+        if source.kind == "bundled":
+            # The others were looked at before the run.
+            check_bundled(MODELS[source.name], network, images, where)
+        digest = model_digest(network, images, where)
+    return Subject(source.name, network, dataset.name, images, where, digest)
 
 
 @functools.cache
-def _images(dataset: str) -> Images:
-    return load_dataset(dataset)
+def _images(dataset: Source, data_dir: Path, count: int) -> Images:
+    return load_dataset(dataset, data_dir, count)
 
 
 @functools.cache
@@ -129,16 +140,22 @@ class Measurements:
     `on_batch` is called for each batch that has become available: what it is, and whether it was stored.
     """
 
-    def __init__(self, run: Run, batch_size: int, on_batch: Callable[[tuple[str, str, str, int], bool], None]) -> None:
+    def __init__(self, run: Run, on_batch: Callable[[tuple[str, str, str, int], bool], None]) -> None:
         self.run = run
-        self.batch_size = batch_size
         self.on_batch = on_batch
         self.store = Store(run.measurements, run.started, fresh=run.fresh)
         self._batches: dict[tuple[str, str, str, int], tuple[dict[str, Tensor], bool]] = {}
 
     def subject(self, name: str) -> Subject:
         """The model of this name, on the run's dataset and device."""
-        return subject(name, self.run.dataset, self.run.device)
+        run = self.run
+        # To the end of the last batch, and enough for the clean accuracy.
+        longest = max(run.batch_sizes.values())
+        count = min(run.test_images, max(run.accuracy_images, run.images + longest))
+        # A module of the user may be in the folder that pytest was called in, as it is for `python -m pytest`.
+        if str(run.folder) not in sys.path:
+            sys.path.append(str(run.folder))
+        return subject(run.sources[name], run.dataset_source, count, run.device, run.data_dir)
 
     def distance(self, name: str, index: int, norm: str) -> DistanceOfImage:
         """The adversarial distance of an image."""
@@ -161,16 +178,24 @@ class Measurements:
         """The exact distance of an image."""
         return of_row(ExactDistanceOfImage, *self._row("exact_distance", name, index, norm), image=index)
 
+    def noise(self, name: str, index: int, norm: str) -> NoiseOfImage:
+        """The accuracy of a model on an image with random noise."""
+        row, stored = self._row("noise_accuracy", name, index, norm)
+        return of_row(NoiseOfImage, row, stored, image=index, epsilons=self.run.noise_epsilons(norm))
+
     def _radius(self, norm: str) -> float:
-        return DATASETS[self.run.dataset].clever_radius[norm]
+        return self.run.clever_radius[norm]
 
     def _row(self, metric: str, name: str, index: int, norm: str) -> tuple[dict[str, Tensor], bool]:
-        count = DATASETS[self.run.dataset].test_images
+        count = len(self.subject(name).images.labels)
         if not 0 <= index < count:
-            raise ValueError(f"got image {index}, expected 0 to {count - 1}: a dataset index of {self.run.dataset!r}")
+            more = f"; --images={index + 1} loads it" if index < self.run.test_images else ""
+            raise ValueError(
+                f"got image {index}, expected 0 to {count - 1}: a dataset index of {self.run.dataset!r}{more}"
+            )
         if norm not in NORMS:
             raise ValueError(f"got norm={norm!r}, {closest(norm, NORMS)}")
-        first = index // self.batch_size * self.batch_size
+        first = index // self.run.batch_sizes[name] * self.run.batch_sizes[name]
         columns, stored = self._columns(metric, name, norm, first)
         return {column: values[index - first] for column, values in columns.items()}, stored
 
@@ -183,8 +208,8 @@ class Measurements:
 
     def _batch(self, metric: str, name: str, norm: str, first: int) -> tuple[dict[str, Tensor], bool]:
         model = self.subject(name)
-        last = min(first + self.batch_size, len(model.images.labels))
-        parameters = self._parameters(metric, norm)
+        last = min(first + self.run.batch_sizes[name], len(model.images.labels))
+        parameters = self._parameters(metric, name, norm)
         # Before the store's lock is taken: one lock at a time.
         needed = {one: self._columns(one, name, norm, first)[0] for one in NEEDS.get(metric, ())}
         key = Key(
@@ -194,7 +219,7 @@ class Measurements:
             model=name,
             model_digest=model.digest,
             dataset=model.dataset,
-            dataset_digest=_digest(model.images),
+            dataset_digest=_digest(model.images, first, last),
             norm=norm,
             first=first,
             last=last,
@@ -205,17 +230,22 @@ class Measurements:
         )
         return self.store.fetch(key, lambda: self._measure(metric, model, norm, range(first, last), parameters, needed))
 
-    def _parameters(self, metric: str, norm: str) -> dict[str, Any]:
+    def _parameters(self, metric: str, name: str, norm: str) -> dict[str, Any]:
+        batch_size = self.run.batch_sizes[name]
         if metric == "adversarial_distance":
-            return {"effort": self.run.effort, "batch_size": self.batch_size}
+            return {"effort": self.run.effort, "batch_size": batch_size}
         if metric == "anchored_clever":
-            return {"needs": {one: self._parameters(one, norm) for one in NEEDS[metric]}}
+            return {"needs": {one: self._parameters(one, name, norm) for one in NEEDS[metric]}}
         if metric == "certified_distance":
-            return {"batch_size": self.batch_size} | CERTIFIED_BUDGETS[self.run.effort]
+            return {"batch_size": batch_size} | CERTIFIED_BUDGETS[self.run.effort]
         if metric == "exact_distance":
             return {"time_limit": EXACT_SECONDS[self.run.effort]}
-        samples = {"batch_size": self.batch_size * SAMPLES_AT_ONCE, "radius": self._radius(norm)}
-        return samples | CLEVER_BUDGETS[self.run.effort]
+        if metric == "noise_accuracy":
+            strengths = [float(epsilon) for epsilon in self.run.noise_epsilons(norm)]
+            samples = NOISE_SAMPLES[self.run.effort]
+            return {"epsilons": strengths, "samples": samples, "batch_size": batch_size * SAMPLES_AT_ONCE}
+        cloud = {"batch_size": batch_size * SAMPLES_AT_ONCE, "radius": self._radius(norm)}
+        return cloud | CLEVER_BUDGETS[self.run.effort]
 
     def _measure(
         self,
@@ -234,7 +264,7 @@ class Measurements:
         }
         measure: Callable[..., Any] = getattr(metrics, metric)
         options = dict(parameters)
-        if metric in ("adversarial_distance", "clever"):
+        if metric in ("adversarial_distance", "clever", "noise_accuracy"):
             options["seed"] = [seed_of(self.run.seed, metric, model.name, index) for index in indices]
         if metric == "anchored_clever":
             attacks, scores = moved["adversarial_distance"]["adversarial"], CleverScores(**moved["clever"])
@@ -243,6 +273,8 @@ class Measurements:
             options["adversarial"] = moved["adversarial_distance"]["adversarial"]
             options["certified"] = moved["certified_distance"]["distance"]
         with reproducible():
+            if metric == "noise_accuracy":
+                return _by_law(lambda law: measure(model.network, images, labels, norm=norm, law=law, **options))
             result = measure(model.network, images, labels, norm=norm, **options)
         columns = {field.name: getattr(result, field.name) for field in fields(result)}
         return {
@@ -250,6 +282,12 @@ class Measurements:
             for name, column in columns.items()
             if column is not None
         }
+
+
+def _by_law(measure: Callable[[str], Any]) -> dict[str, Tensor]:
+    found = {law: measure(law) for law in LAWS}
+    columns: dict[str, Tensor] = {law: result.accuracy for law, result in found.items()}
+    return {**columns, "forward": torch.stack([result.forward for result in found.values()]).sum(dim=0)}
 
 
 class BlackBox:
@@ -284,5 +322,5 @@ class BlackBox:
 
 
 @functools.cache
-def _digest(images: Images) -> str:
-    return images.digest()
+def _digest(images: Images, first: int, last: int) -> str:
+    return images.digest(slice(first, last))

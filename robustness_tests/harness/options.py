@@ -1,21 +1,38 @@
 """Options of the command line, each with a twin in the ini file, and their checks. Imports no torch."""
 
+import math
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from argparse import ArgumentError
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from platformdirs import user_cache_path
 
-from robustness_tests.harness.run import CERTIFIED_NORMS, RUN, Run, is_worker, worker_input
+import robustness_tests
+from robustness_tests.harness.gpus import visible_gpus
+from robustness_tests.harness.run import (
+    CERTIFIED_NORMS,
+    GPU_BATCH_SIZE,
+    IN_USE,
+    INSPECTION,
+    RUN,
+    Run,
+    is_worker,
+    worker_input,
+)
 from robustness_tests.harness.thresholds import Thresholds, load_thresholds
-from robustness_tests.harness.workers import visible_gpus
-from robustness_tests.subjects.catalog import DATASETS, MODELS, NORMS, DatasetCard, closest
+from robustness_tests.subjects.catalog import MODELS, NORMS, closest
+from robustness_tests.subjects.inspection import Inspection, WrongSubjectError, inspect
+from robustness_tests.subjects.sources import DATASET_FORMS, MODEL_FORMS, Source, dataset_source, model_source
 
 Value = TypeVar("Value")
+
+SUITE = Path(robustness_tests.__file__).parent
 
 CERTIFY = ("auto", "off", "require")
 EFFORTS = ("quick", "default", "thorough")
@@ -43,9 +60,22 @@ class Option:
 
 
 OPTIONS = [
-    Option("model", "robust", f"Model under release: {', '.join(MODELS)}", "NAME"),
-    Option("against", "standard", "Model that it has to beat; the same as --model: no comparison", "NAME"),
-    Option("dataset", "digits", f"Dataset: {', '.join(DATASETS)}", "NAME"),
+    Option("model", "robust", f"Model under release: {', '.join((*MODELS, *MODEL_FORMS))}", "MODEL"),
+    Option(
+        "against",
+        "",
+        "Model that it has to beat; the same as --model: no comparison (default: standard on digits, and for robust on "
+        "cifar10; else no comparison)",
+        "MODEL",
+    ),
+    Option("dataset", "digits", f"Dataset: digits, {', '.join(DATASET_FORMS)}", "DATASET"),
+    Option(
+        "data-dir",
+        "",
+        "Folder of datasets and checkpoints that have names; what is missing there is downloaded to it (default: the "
+        "user's cache)",
+        "DIR",
+    ),
     Option("images", "", "Number of test images, from the first on (default: 100, or 20 with --quick)", "N"),
     Option("effort", "", f"Budget for each image: {', '.join(EFFORTS)} (default: default)", "EFFORT"),
     Option("quick", "false", "The quick effort and few images: for a look, not for a release"),
@@ -58,10 +88,17 @@ OPTIONS = [
         "WHETHER",
     ),
     Option(
+        "clever-radius",
+        "",
+        "Radius of CLEVER's ball for norms: linf=0.05,l2=1 (default: of the dataset, or about twice the distance at "
+        "which the models would be fooled if they were linear)",
+        "RADII",
+    ),
+    Option(
         "batch-size",
         "",
         "Images measured together; CLEVER puts five samples of each through the model at once "
-        "(default: 20 on a CPU, 100 on a GPU)",
+        "(default: on a CPU 20, and fewer for large models; on a GPU 100)",
         "N",
     ),
     Option("device", "auto", "auto, cpu, cuda or cuda:N; auto takes a GPU if there is one", "DEVICE"),
@@ -77,68 +114,152 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("robustness", "robustness of image classifiers")
     for option in OPTIONS:
         # No defaults here: what is not given is looked up in the ini file.
+        settings: dict[str, Any] = {"dest": option.ini, "default": None, "help": option.help}
         if option.is_flag:
-            group.addoption(f"--{option.name}", action="store_true", default=None, help=option.help)
+            settings["action"] = "store_true"
             parser.addini(option.ini, option.help, type="bool", default=option.default == "true")
         else:
-            default = f" (default: {option.default})" if option.default else ""
-            group.addoption(f"--{option.name}", metavar=option.metavar, default=None, help=option.help + default)
+            settings["metavar"] = option.metavar
+            settings["help"] += f" (default: {option.default})" if option.default else ""
             parser.addini(option.ini, option.help, type="string", default=option.default)
+        try:
+            group.addoption(f"--{option.name}", f"--robustness-{option.name}", **settings)
+        except (ValueError, ArgumentError):
+            # Another plugin, or the conftest of the user, has an option of this name: the long one is left.
+            group.addoption(f"--robustness-{option.name}", **settings)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Check the options before anything else happens."""
+    config.stash[IN_USE] = in_use(config)
     config.stash[RUN] = run_from(config)
+
+
+def in_use(config: pytest.Config) -> bool:
+    """Whether this run is about robustness: other runs, where the suite is installed, are left as they are.
+
+    It is, if an option is given, on the command line or in the ini file, if the tests of the suite are named, or in a
+    checkout of it.
+    """
+    given = any(config.getoption(option.ini) is not None or option.ini in config.inicfg for option in OPTIONS)
+    named_tests = any(SUITE.name in str(argument) for argument in config.invocation_params.args)
+    return given or named_tests or config.rootpath == SUITE.parent
 
 
 def run_from(config: pytest.Config) -> Run:
     """The run that the options ask for.
 
     Raises:
-        pytest.UsageError: for the first value that is wrong, with what was given, what is known, and the closest match.
+        pytest.UsageError: for the first value that is wrong, with what was given, what is known, and the closest match;
+            a model or dataset that cannot be tested is one, too.
     """
     given = {option.name: _given(config, option) for option in OPTIONS}
-    quick = bool(given["quick"])
-    effort = (
-        _checked("effort", given["effort"], lambda word: _choice(word, EFFORTS))
-        if given["effort"]
-        else ("quick" if quick else "default")
-    )
-    if quick and effort != "quick":
-        raise pytest.UsageError(f"--effort: got {effort!r} together with --quick, expected one of the two")
-    dataset = _checked("dataset", given["dataset"], _dataset)
-    images = _checked("images", given["images"], lambda text: _images(text, dataset)) if given["images"] else None
-    default_images = min(20 if quick else 100, dataset.test_images)
-    model = _checked("model", given["model"], lambda name: _model(name, dataset))
-    batch_size = _checked("batch-size", given["batch-size"], _positive) if given["batch-size"] else None
+    effort = _effort(given)
     norms = _checked("norms", given["norms"], _norms)
     certify = _checked("certify", given["certify"], lambda word: _choice(word, CERTIFY))
     if certify == "require" and not set(norms) & set(CERTIFIED_NORMS):
         raise pytest.UsageError(
             f"--certify: got 'require' with --norms {','.join(norms)}, expected linf or l2 among them"
         )
-    return Run(
-        model=model,
-        against=_checked("against", given["against"], lambda name: _model(name, dataset)),
+    images = _checked("images", given["images"], _positive) if given["images"] else None
+    batch_size = _checked("batch-size", given["batch-size"], _positive) if given["batch-size"] else None
+    radii = _checked("clever-radius", given["clever-radius"], _radii)
+    device = _checked("device", given["device"], _device)
+    dataset = _checked("dataset", given["dataset"], lambda text: dataset_source(text, _folder("dataset", config)))
+    model = _checked("model", given["model"], lambda text: model_source(text, dataset, _folder("model", config)))
+    against = _reference(given["against"], model, dataset, config)
+    data_dir = _path("data-dir", given["data-dir"], config) if given["data-dir"] else user_cache_path("robustness-gate")
+    default_images = 20 if effort == "quick" else 100
+    run = Run(
+        model=model.name,
+        against=against.name,
         dataset=dataset.name,
-        images=default_images if images is None else images,
+        sources={source.name: source for source in (model, against)},
+        dataset_source=dataset,
+        data_dir=data_dir,
+        folder=config.invocation_params.dir,
+        test_images=0,
+        values=0,
+        images=images or default_images,
+        clever_radius={},
         effort=effort,
         norms=norms,
         certify=certify,
-        batch_size=batch_size,
-        device=_checked("device", given["device"], _device),
+        batch_sizes={},
+        remarks=(),
+        device=device,
         seed=_checked("seed", given["seed"], _natural),
-        thresholds=_checked("thresholds", given["thresholds"], lambda text: _thresholds(text, config, model)),
+        thresholds=_checked(
+            "thresholds", given["thresholds"], lambda text: _thresholds(text, config, model.name, dataset.name)
+        ),
         results=_checked("results", given["results"], lambda text: _results(text, config)),
         fresh=bool(given["fresh"]),
         # A worker is told when the run began: what another worker has measured since then belongs to this run.
         started=worker_input(config)["robustness_started"] if is_worker(config) else time.time(),
     )
+    seen = Inspection.from_json(worker_input(config)["robustness_inspection"]) if is_worker(config) else _inspected(run)
+    config.stash[INSPECTION] = seen
+    if images is not None and images > seen.test_images:
+        raise pytest.UsageError(
+            f"--images: got {images}, expected at most {seen.test_images}, the test split of {dataset.name!r}"
+        )
+    return replace(
+        run,
+        test_images=seen.test_images,
+        values=seen.values,
+        images=min(run.images, seen.test_images),
+        clever_radius={**seen.clever_radius, **radii},
+        batch_sizes=_batch_sizes(batch_size, device, seen),
+        remarks=seen.remarks,
+    )
+
+
+def _inspected(run: Run) -> Inspection:
+    options = {"model": run.model, "against": run.against}
+    try:
+        return inspect(
+            {option: run.sources[name] for option, name in options.items()},
+            run.dataset_source,
+            images=run.images,
+            device=run.device,
+            data_dir=run.data_dir,
+            folder=run.folder,
+        )
+    except WrongSubjectError as error:
+        raise pytest.UsageError(f"--{error.option}: {error}") from error
+
+
+def _batch_sizes(given: int | None, device: str, seen: Inspection) -> Mapping[str, int]:
+    on_gpu = device.startswith("cuda") or (device == "auto" and visible_gpus())
+    fixed = given or (GPU_BATCH_SIZE if on_gpu else None)
+    return {name: fixed or size for name, size in seen.batch_sizes.items()}
+
+
+def _effort(given: Mapping[str, Any]) -> str:
+    quick = bool(given["quick"])
+    if not given["effort"]:
+        return "quick" if quick else "default"
+    effort = _checked("effort", given["effort"], lambda word: _choice(word, EFFORTS))
+    if quick and effort != "quick":
+        raise pytest.UsageError(f"--effort: got {effort!r} together with --quick, expected one of the two")
+    return effort
+
+
+def _reference(text: str, model: Source, dataset: Source, config: pytest.Config) -> Source:
+    """The reference; two different models that would have one name get two."""
+    if not text:
+        pair = dataset.kind == "bundled" or model.name == "robust"
+        text = "standard" if pair and dataset.kind in ("bundled", "cifar10", "cifar10-c") else ""
+    if not text:
+        return model
+    against = _checked("against", text, lambda word: model_source(word, dataset, _folder("against", config)))
+    same = (against.kind, against.place, against.attribute) == (model.kind, model.place, model.attribute)
+    return replace(against, name=f"{against.name}.reference") if against.name == model.name and not same else against
 
 
 def _given(config: pytest.Config, option: Option) -> Any:
-    value = config.getoption(f"--{option.name}")
+    value = config.getoption(option.ini)
     return config.getini(option.ini) if value is None else value
 
 
@@ -147,20 +268,6 @@ def _checked(name: str, text: str, check: Callable[[str], Value]) -> Value:
         return check(text)
     except ValueError as error:
         raise pytest.UsageError(f"--{name}: {error}") from error
-
-
-def _dataset(name: str) -> DatasetCard:
-    if name not in DATASETS:
-        raise ValueError(f"got {name!r}, {closest(name, DATASETS)}")
-    return DATASETS[name]
-
-
-def _model(name: str, dataset: DatasetCard) -> str:
-    known = [card.name for card in MODELS.values() if card.dataset == dataset.name]
-    if name not in known:
-        raise ValueError(f"got {name!r}, {closest(name, known)}")
-    MODELS[name].check_weights()
-    return name
 
 
 def _choice(word: str, known: Sequence[str]) -> str:
@@ -181,11 +288,20 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _images(text: str, dataset: DatasetCard) -> int:
-    count = _positive(text)
-    if count > dataset.test_images:
-        raise ValueError(f"got {count}, expected at most {dataset.test_images}, the test split of {dataset.name!r}")
-    return count
+def _radii(text: str) -> dict[str, float]:
+    """Numbers by norm, from a text such as linf=0.05,l2=1."""
+    radii: dict[str, float] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        norm, _, value = part.partition("=")
+        if norm not in NORMS:
+            raise ValueError(f"got {part!r}, {closest(norm, NORMS)}: linf=0.05,l2=1, for example")
+        try:
+            radii[norm] = float(value)
+        except ValueError:
+            radii[norm] = math.nan
+        if not 0 < radii[norm] < math.inf:
+            raise ValueError(f"got {part!r}, expected {norm}= and a positive number")
+    return radii
 
 
 def _norms(text: str) -> tuple[str, ...]:
@@ -206,8 +322,8 @@ def _device(text: str) -> str:
     return text
 
 
-def _thresholds(text: str, config: pytest.Config, model: str) -> Thresholds:
-    return load_thresholds(_path("thresholds", text, config) if text else None, model)
+def _thresholds(text: str, config: pytest.Config, model: str, dataset: str) -> Thresholds:
+    return load_thresholds(_path("thresholds", text, config) if text else None, model, dataset)
 
 
 def _results(text: str, config: pytest.Config) -> Path:
@@ -222,26 +338,46 @@ def _results(text: str, config: pytest.Config) -> Path:
 
 
 def _path(name: str, text: str, config: pytest.Config) -> Path:
+    return _folder(name, config) / Path(text).expanduser()
+
+
+def _folder(name: str, config: pytest.Config) -> Path:
     """A path of the command line starts where the user is, one of the ini file where that file is."""
-    on_command_line = config.getoption(f"--{name}") is not None
-    return (config.invocation_params.dir if on_command_line else config.rootpath) / Path(text).expanduser()
+    on_command_line = config.getoption(f"robustness_{name.replace('-', '_')}") is not None
+    return config.invocation_params.dir if on_command_line else config.rootpath
 
 
 def describe(run: Run) -> Sequence[str]:
     """The run in lines for the header of the terminal."""
-    comparison = "" if run.model == run.against else f" against {run.against}"
+    comparison = "" if run.model == run.against else f" against {named(run, run.against)}"
     certified = {"auto": "", "off": ", nothing certified", "require": ", all certified"}[run.certify]
     budget = "quick: not for a release" if run.quick else f"{run.effort} effort"
-    subject = f"{run.model}{comparison} on {run.dataset}, {run.images} images"
+    subject = f"{named(run, run.model)}{comparison} on {named_dataset(run)}, {run.images} images"
+    radii = ", ".join(f"{norm} {run.clever_radius[norm]:g}" for norm in run.norms)
+    unused = run.thresholds.others
     return [
         f"robustness: {subject}, {', '.join(run.norms)}, {budget}{certified}",
         (
-            f"robustness: seed {run.seed}, device {run.device}, thresholds from {', '.join(run.thresholds.files)}, "
-            f"results in {run.results}"
+            f"robustness: seed {run.seed}, device {run.device}, CLEVER's radius {radii}, "
+            f"thresholds from {', '.join(run.thresholds.files)}, results in {run.results}"
         ),
+        *([f"robustness: thresholds for others, not used: {', '.join(unused)}"] if unused else []),
+        *(f"robustness: {remark}" for remark in run.remarks),
     ]
+
+
+def named(run: Run, model: str) -> str:
+    """The name of a model, and where it comes from unless the name says so."""
+    text = run.sources[model].text
+    return model if text == model else f"{model} ({text})"
+
+
+def named_dataset(run: Run) -> str:
+    """The name of the dataset, and where it comes from unless the name says so."""
+    text = run.dataset_source.text
+    return run.dataset if text == run.dataset else f"{run.dataset} ({text})"
 
 
 def pytest_report_header(config: pytest.Config) -> Sequence[str]:
     """What is run, at the top of the terminal."""
-    return describe(config.stash[RUN])
+    return describe(config.stash[RUN]) if config.stash[IN_USE] else []

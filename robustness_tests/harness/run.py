@@ -1,5 +1,7 @@
 """What is run: the options of the command line as one frozen value. Imports no torch."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,10 +9,14 @@ from typing import Any
 import pytest
 
 from robustness_tests.harness.thresholds import Thresholds
+from robustness_tests.subjects.inspection import Inspection
+from robustness_tests.subjects.sources import Source
 
-BATCH_SIZES = {"cpu": 20, "cuda": 100}
-"""Images measured together, by kind of device. Small enough on a CPU that a run on a few images does not measure many
-more; large enough on a GPU to use it."""
+GPU_BATCH_SIZE = 100
+"""Images measured together on a GPU, enough to use it. On a CPU the inspection says how many are worth it."""
+
+ACCURACY_IMAGES = {"quick": 100}
+"""Images that the clean accuracy is measured on at least, by effort."""
 
 CERTIFIED_IMAGES = 20
 """Images that are certified by default; all of them at thorough effort, or where a certificate is required."""
@@ -27,12 +33,20 @@ class Run:
         model: name of the candidate, the model under release.
         against: name of the reference, the model that it has to beat; the same name means no comparison.
         dataset: name of the dataset.
+        sources: where the models come from, by name.
+        dataset_source: where the dataset comes from.
+        data_dir: folder of datasets and checkpoints that have names.
+        folder: where pytest was called.
+        test_images: images of the test split; a dataset index is below it.
+        values: of an image: channels, height and width multiplied.
         images: number of test images, the first ones of the dataset.
+        clever_radius: radius of CLEVER's ball for each norm.
         effort: the budget for each image: "quick", for a look and not for a release, "default" or "thorough".
         norms: norms of the perturbations.
         certify: "auto", "off" or "require": whether lower bounds are proved, and whether it is a failure if that cannot
             be done.
-        batch_size: images measured together; None takes `BATCH_SIZES`.
+        batch_sizes: images measured together, for each model.
+        remarks: what the inspection of models and dataset has to say.
         device: "auto", "cpu", "cuda" or "cuda:N".
         seed: of everything that is random.
         thresholds: what counts as good enough.
@@ -44,11 +58,19 @@ class Run:
     model: str
     against: str
     dataset: str
+    sources: Mapping[str, Source]
+    dataset_source: Source
+    data_dir: Path
+    folder: Path
+    test_images: int
+    values: int
     images: int
+    clever_radius: Mapping[str, float]
     effort: str
     norms: tuple[str, ...]
     certify: str
-    batch_size: int | None
+    batch_sizes: Mapping[str, int]
+    remarks: tuple[str, ...]
     device: str
     seed: int
     thresholds: Thresholds
@@ -67,6 +89,11 @@ class Run:
         return self.effort == "quick"
 
     @property
+    def accuracy_images(self) -> int:
+        """How many images, from the first on, the clean accuracy is measured on: it takes one pass each."""
+        return min(self.test_images, max(self.images, ACCURACY_IMAGES.get(self.effort, 1000)))
+
+    @property
     def certified_images(self) -> int:
         """How many images, from the first on, are certified: bounds cost more than everything else together."""
         if self.certify == "off":
@@ -79,13 +106,34 @@ class Run:
         """The norms of the run that there are bounds for."""
         return tuple(norm for norm in self.norms if norm in CERTIFIED_NORMS)
 
+    def noise_epsilons(self, norm: str) -> tuple[str, ...]:
+        """The strengths of noise: those that a threshold file states, or else some that fit the size of the images."""
+        stated = self.thresholds.epsilons(self.dataset, norm, "noise_accuracy")
+        return tuple(stated) or usual_strengths(norm, self.values)
+
     @property
     def measurements(self) -> Path:
         """The folder of the stored measurements."""
         return self.results / "measurements"
 
 
+def usual_strengths(norm: str, values: int) -> tuple[str, ...]:
+    """Strengths of noise for images of so many values: in every norm, a value changes as much in the mean.
+
+    Uniform noise in [-e, e] has a mean square of e^2 / 3 and a mean magnitude of e / 2 for each value; the radii in L2
+    and L1 are those at which noise has the same.
+
+    Example:
+        >>> usual_strengths("linf", 3072), usual_strengths("l2", 3072), usual_strengths("l1", 3072)
+        (('0.05', '0.1', '0.2'), ('1.6', '3.2', '6.4'), ('77', '150', '310'))
+    """
+    scale = {"linf": 1.0, "l2": math.sqrt(values / 3), "l1": values / 2}[norm]
+    return tuple(f"{strength * scale:.2g}" for strength in (0.05, 0.1, 0.2))
+
+
 RUN = pytest.StashKey[Run]()
+IN_USE = pytest.StashKey[bool]()
+INSPECTION = pytest.StashKey[Inspection]()
 
 
 def worker_input(config: pytest.Config) -> dict[str, Any]:

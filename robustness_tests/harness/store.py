@@ -25,9 +25,9 @@ class Key:
         metric_code: digest of the source of all metrics; a change of code makes all numbers old.
         parameters: keyword arguments of the metric.
         model: name of the model.
-        model_digest: digest of its weights and code.
+        model_digest: digest of its weights, its code, and its logits of some images.
         dataset: name of the dataset.
-        dataset_digest: digest of its images and labels.
+        dataset_digest: digest of the images and labels of the batch.
         norm: norm of the perturbation.
         first: first dataset index of the batch.
         last: dataset index after the last one.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from robustness_tests.subjects.catalog import MODELS, NORMS, closest
+from robustness_tests.subjects.catalog import NORMS, closest
 
 DEFAULT_FILE = Path(__file__).parent.parent / "thresholds.toml"
 
@@ -21,8 +21,11 @@ SCALARS = {
 }
 """Place in the file, and attribute of `Thresholds`. All of them are in (0, 1]."""
 
-SHARES = ("robust_accuracy", "certified_accuracy")
+SHARES = ("robust_accuracy", "certified_accuracy", "noise_accuracy")
 """Tables of least shares by dataset, norm and epsilon, and attributes of `Thresholds`."""
+
+FOR_SOME = ("datasets", "models")
+"""Tables of tables that replace values for one dataset, or for one candidate: the latter win."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Thresholds:
 
     Attributes:
         confidence: `confidence`, of every interval.
-        clean_accuracy: `clean_accuracy.least`.
+        clean_accuracy: `clean_accuracy.least`; None where no file states any for this dataset and candidate.
         largest_p_value: `comparison.largest_p_value`.
         clever_below_distance: `clever_below_distance.least_share`.
         clever_radius_factor: `clever_radius.factor`.
@@ -39,11 +42,13 @@ class Thresholds:
         certified_ratio: `certified_distance.least_ratio`.
         robust_accuracy: `robust_accuracy`: dataset, norm, epsilon as written, least share.
         certified_accuracy: `certified_accuracy`, in the same way.
+        noise_accuracy: `noise_accuracy`, in the same way.
+        others: datasets and candidates that a file of the user has tables for, and that this run is not about.
         files: the files that the values were read from, the last one wins.
     """
 
     confidence: float
-    clean_accuracy: float
+    clean_accuracy: float | None
     largest_p_value: float
     clever_below_distance: float
     clever_radius_factor: float
@@ -51,21 +56,26 @@ class Thresholds:
     certified_ratio: float
     robust_accuracy: Mapping[str, Mapping[str, Mapping[str, float]]]
     certified_accuracy: Mapping[str, Mapping[str, Mapping[str, float]]]
+    noise_accuracy: Mapping[str, Mapping[str, Mapping[str, float]]]
+    others: tuple[str, ...]
     files: tuple[str, ...]
 
-    def epsilons(self, dataset: str, norm: str, *, certified: bool = False) -> Mapping[str, float]:
-        """Least robust or certified accuracy by epsilon; empty where no file states any for this dataset and norm."""
-        shares = self.certified_accuracy if certified else self.robust_accuracy
+    def epsilons(self, dataset: str, norm: str, table: str = "robust_accuracy") -> Mapping[str, float]:
+        """Least shares of a table by epsilon; empty where no file states any for this dataset and norm."""
+        shares: Mapping[str, Mapping[str, Mapping[str, float]]] = getattr(self, table)
         return shares.get(dataset, {}).get(norm, {})
 
 
-def load_thresholds(path: Path | None, model: str | None = None) -> Thresholds:
-    """The default thresholds, with those of the candidate `model` on top, and those of a file of the user above both.
+def load_thresholds(path: Path | None, model: str = "", dataset: str = "") -> Thresholds:
+    """The default thresholds, and those of a file of the user above them.
+
+    Of each file, values for the dataset win over those for all, and values for the candidate `model` over both.
 
     Raises:
         ValueError: for a file that cannot be read or is no TOML, an unknown key, a value of another type or range.
     """
-    merged: dict[str, Any] = {section: {} for section in SHARES}
+    merged: dict[str, Any] = {**{section: {} for section in SHARES}, "clean_accuracy": None}
+    others: list[str] = []
     files = [DEFAULT_FILE] if path is None else [DEFAULT_FILE, path]
     for file in files:
         try:
@@ -75,22 +85,27 @@ def load_thresholds(path: Path | None, model: str | None = None) -> Thresholds:
             raise ValueError(f"got a threshold file {file} that cannot be read: {reason}") from error
         except tomllib.TOMLDecodeError as error:
             raise ValueError(f"got a threshold file {file} that is not TOML: {error}") from error
-        of_models = _models(table.pop("models", {}), file)
+        for_some = {kind: _for_some(kind, table.pop(kind, {}), file) for kind in FOR_SOME}
         _merge(merged, table, file)
-        _merge(merged, of_models.get(model or "", {}), file)
-    return Thresholds(**merged, files=tuple(file.name for file in files))
+        for kind, name in zip(FOR_SOME, (dataset, model), strict=True):
+            _merge(merged, for_some[kind].get(name, {}), file)
+            if file == path:
+                others += [f"{kind}.{other}" for other in for_some[kind] if other != name]
+        if file == path:
+            others += [
+                f"{section}.{other}" for section in SHARES for other in table.get(section, {}) if other != dataset
+            ]
+    return Thresholds(**merged, others=tuple(others), files=tuple(file.name for file in files))
 
 
-def _models(tables: object, file: Path) -> dict[str, dict[str, Any]]:
-    """The tables of single models, all of them checked: a mistake in one that is not run would wait for the day."""
+def _for_some(kind: str, tables: object, file: Path) -> dict[str, dict[str, Any]]:
+    """Tables of single datasets or models, all checked: a mistake in one that is not run would wait for the day."""
     if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
-        raise ValueError(f"got models = {tables!r} in {file}, expected tables [models.NAME...]")
-    of_models: dict[str, dict[str, Any]] = tables
-    for name, table in of_models.items():
-        if name not in MODELS:
-            raise ValueError(f"got [models.{name}] in {file}, {closest(name, MODELS)}")
+        raise ValueError(f"got {kind} = {tables!r} in {file}, expected tables [{kind}.NAME...]")
+    of_names: dict[str, dict[str, Any]] = tables
+    for table in of_names.values():
         _merge({section: {} for section in SHARES}, table, file)
-    return of_models
+    return of_names
 
 
 def _merge(merged: dict[str, Any], table: Mapping[str, Any], file: Path) -> None:
@@ -110,7 +125,7 @@ def _merge(merged: dict[str, Any], table: Mapping[str, Any], file: Path) -> None
 def _put(merged: dict[str, Any], place: tuple[str, ...], value: object, file: Path) -> None:
     name = ".".join(place)
     if place not in SCALARS:
-        known = [".".join(known_place) for known_place in SCALARS] + [*SHARES, "models"]
+        known = [".".join(known_place) for known_place in SCALARS] + [*SHARES, *FOR_SOME]
         raise ValueError(f"got {name!r} in {file}, {closest(name, known)}")
     merged[SCALARS[place]] = _share(value, file, name)
 

@@ -1,33 +1,13 @@
 """Workers of pytest-xdist: their number, their GPU, their threads, and what happens when one dies. Imports no torch."""
 
-import functools
 import os
-import shutil
-import subprocess
 from typing import Any
 
 import pytest
 
-from robustness_tests.harness.run import RUN
-
-
-@functools.cache
-def visible_gpus() -> tuple[str, ...]:
-    """The GPUs that the caller lets us use: those of CUDA_VISIBLE_DEVICES; without it, all that the driver lists."""
-    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if listed is not None:
-        # CUDA itself stops reading at the first -1.
-        names = [name.strip() for name in listed.split(",")]
-        return tuple(names[: names.index("-1")] if "-1" in names else [name for name in names if name])
-    command = shutil.which("nvidia-smi")
-    if command is None:
-        return ()
-    query = [command, "--query-gpu=index", "--format=csv,noheader"]
-    try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return ()
-    return tuple(answer.stdout.split())
+from robustness_tests.harness.gpus import visible_gpus
+from robustness_tests.harness.options import in_use
+from robustness_tests.harness.run import IN_USE, INSPECTION, RUN
 
 
 def cores() -> int:
@@ -36,11 +16,20 @@ def cores() -> int:
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     """`-n auto`: a worker for each GPU, else for each core, since measuring takes one thread."""
+    if not in_use(config):
+        return None
     # Asked before pytest_configure: there is no Run yet.
-    device = config.getoption("--device") or config.getini("robustness_device")
+    device = config.getoption("robustness_device") or config.getini("robustness_device")
     return (0 if device == "cpu" else len(visible_gpus())) or cores()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Keep the tests of a batch on one worker, as the ini file of a checkout does, unless `--dist` says something."""
+    if getattr(config.option, "dist", "") == "no" and getattr(config.option, "numprocesses", None) and in_use(config):
+        config.option.dist = "worksteal"
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -49,6 +38,8 @@ def pytest_xdist_setupnodes(config: pytest.Config, specs: list[Any]) -> None:
 
     The replacement of a crashed worker inherits them.
     """
+    if not config.stash[IN_USE]:
+        return
     threads = str(max(1, cores() // len(specs)))
     device = config.stash[RUN].device
     for number, spec in enumerate(specs):
@@ -61,8 +52,9 @@ def pytest_xdist_setupnodes(config: pytest.Config, specs: list[Any]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Tell each worker when the run began."""
+    """Tell each worker when the run began, and what was seen of models and data: it does not look again."""
     node.workerinput["robustness_started"] = node.config.stash[RUN].started
+    node.workerinput["robustness_inspection"] = node.config.stash[INSPECTION].to_json()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -1,4 +1,4 @@
-"""What can be named on the command line: bundled models and datasets. Imports no torch: naming is instant."""
+"""The bundled models and datasets. Imports no torch: naming is instant."""
 
 import difflib
 import hashlib

@@ -1,17 +1,54 @@
-"""Models: networks with their weights, loaded strictly and checked."""
+"""Models: networks with their weights, loaded strictly, in evaluation mode, their parameters frozen."""
 
 import hashlib
+import inspect
+import logging
+import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from robustness_tests.subjects import fully_connected, wide_resnet
-from robustness_tests.subjects.catalog import DATASETS, ModelCard, WideResNetShape
-from robustness_tests.subjects.datasets import Images
+from robustness_tests.subjects import robustbench_zoo
+from robustness_tests.subjects.catalog import DATASETS, MODELS, ModelCard, WideResNetShape, closest
+from robustness_tests.subjects.checkpoints import weights_only
+from robustness_tests.subjects.classifier import Classifier
+from robustness_tests.subjects.datasets import Images, one_line
 from robustness_tests.subjects.fully_connected import FullyConnected
+from robustness_tests.subjects.objects import attribute_of
+from robustness_tests.subjects.sources import Source
 from robustness_tests.subjects.wide_resnet import WideResNet
+
+
+def load_model(source: Source, data_dir: Path, device: torch.device) -> nn.Module:
+    """The network that a source names, on a device.
+
+    A network of a user comes as the user made it: whether it is in evaluation mode is checked, not mended.
+
+    Args:
+        source: which model.
+        data_dir: folder of checkpoints that have names; what is missing there is downloaded to it.
+        device: where it shall run.
+
+    Raises:
+        ValueError: if there is no such model, or its weights cannot be read without running code.
+    """
+    loaders: dict[str, Callable[[], nn.Module]] = {
+        "bundled": lambda: bundled(MODELS[source.name]),
+        "robustbench": lambda: robustbench_zoo.load(source.place, data_dir),
+        "torchvision": lambda: torchvision_model(source.place),
+        "timm": lambda: timm_model(source.place),
+        "object": lambda: network_of(attribute_of(source)),
+        "exported": lambda: exported(Path(source.place)),
+        "torchscript": lambda: torchscript(Path(source.place)),
+    }
+    network = loaders[source.kind]().to(device)
+    for parameter in network.parameters():
+        parameter.requires_grad_(False)
+    return network
 
 
 def build_network(card: ModelCard) -> nn.Module:
@@ -30,33 +67,127 @@ def build_network(card: ModelCard) -> nn.Module:
     return FullyConnected(dataset.values, architecture.hidden, dataset.classes, mean, std)
 
 
-def load_model(card: ModelCard, images: Images, device: torch.device) -> nn.Module:
-    """A bundled model in evaluation mode, its parameters frozen, on a device.
-
-    Args:
-        card: which model.
-        images: the test split that its clean accuracy is checked on.
-        device: where it shall run.
+def bundled(card: ModelCard) -> nn.Module:
+    """A bundled model.
 
     Raises:
-        ValueError: if the weights file is not the one of the catalog, does not fit the architecture, or classifies
-            fewer of the images correctly than it has to.
+        ValueError: if the weights file is not the one of the catalog, or does not fit the architecture.
     """
     card.check_weights()
     network = build_network(card)
     try:
         network.load_state_dict(load_file(card.weights), strict=True)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"got weights in {card.weights.name} that do not fit the architecture: {reason}") from error
-    network.eval().requires_grad_(False).to(device)
-    accuracy = clean_accuracy(network, images, device)
-    if accuracy < card.least_clean_accuracy:
         raise ValueError(
-            f"got clean accuracy {accuracy:.2%} of model {card.name!r} on the test split, "
-            f"expected {card.least_clean_accuracy:.0%} or more"
+            f"got weights in {card.weights.name} that do not fit the architecture: {' '.join(str(error).split())}"
+        ) from error
+    return network.eval().requires_grad_(False)
+
+
+def torchvision_model(name: str) -> nn.Module:
+    """A classifier of torchvision with its default weights, behind the normalisation that they were trained with.
+
+    Raises:
+        ValueError: if there is no such classifier, or its weights are not there and cannot be downloaded.
+    """
+    from torchvision import models  # noqa: PLC0415  # slow to import
+
+    known = models.list_models(module=models)
+    if name not in known:
+        raise ValueError(f"got {name!r}, expected a classifier of torchvision{_hint(name, known)}")
+    weights = models.get_model_weights(name).DEFAULT
+    try:
+        with weights_only():
+            network = models.get_model(name, weights=weights)
+    except Exception as error:  # whatever a download or a file may raise
+        file = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
+        raise ValueError(f"got no weights {file} of {name} ({one_line(error)}): put the file there") from error
+    transforms = weights.transforms()
+    return Classifier(network, normalize=(transforms.mean, transforms.std))
+
+
+def timm_model(name: str) -> nn.Module:
+    """A pretrained model of timm, behind the normalisation that it was trained with.
+
+    Raises:
+        ValueError: if there is no such model, or its weights are not there and cannot be downloaded.
+    """
+    import timm  # noqa: PLC0415  # slow to import
+
+    if not timm.is_model(name):
+        raise ValueError(f"got {name!r}, expected a model of timm{_hint(name, timm.list_models())}")
+    try:
+        with weights_only(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            network = timm.create_model(name, pretrained=True)
+    except Exception as error:  # whatever a download or a file may raise
+        raise ValueError(
+            f"got no weights of {name} in the cache of the Hugging Face hub, and no download ({one_line(error)}): run "
+            "once with network, or set HF_HOME to a cache that has them"
+        ) from error
+    card = network.pretrained_cfg
+    return Classifier(network, normalize=(card["mean"], card["std"]))
+
+
+def _hint(name: str, known: list[str]) -> str:
+    hint = closest(name, known)
+    return hint[hint.index("; did") :] if "; did" in hint else f", of which there are {len(known)}"
+
+
+def network_of(found: Any) -> nn.Module:
+    """What a user's factory has returned, if it is a network.
+
+    Raises:
+        ValueError: if it is something else.
+    """
+    if not isinstance(found, nn.Module):
+        raise ValueError(
+            f"got a model of {type(found).__name__}, expected a torch.nn.Module, or a function without arguments that "
+            "returns one"
         )
+    return found
+
+
+def exported(path: Path) -> nn.Module:
+    """A program that `torch.export.save` wrote; it is in the mode in which it was exported.
+
+    Raises:
+        ValueError: if the file is none.
+    """
+    # What torch has to say about a bad file is several lines of log and a traceback.
+    logging.disable(logging.WARNING)
+    try:
+        with weights_only(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            network = torch.export.load(path).module()
+    except Exception as error:  # what the readers of the format raise is not documented
+        raise ValueError(
+            f"got a file {path.name} that torch.export.load does not read ({one_line(error)}), expected a program of "
+            "torch.export.save(torch.export.export(model.eval(), ...))"
+        ) from error
+    finally:
+        logging.disable(logging.NOTSET)
+    # The flag means nothing here, and cannot be set by eval(): dropout is in the graph, or it is not.
+    for module in network.modules():
+        module.training = False
     return network
+
+
+def torchscript(path: Path) -> nn.Module:
+    """A module that `torch.jit.save` wrote.
+
+    Raises:
+        ValueError: if the file is none: weights, or a pickled module, which is never unpickled.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.jit.load(path, map_location="cpu")
+    except Exception as error:  # what the reader of the format raises is not documented
+        raise ValueError(
+            f"got a file {path.name} that is no TorchScript ({one_line(error)}): for weights write a function that "
+            "loads them (path/file.py:factory); a pickled module is never unpickled"
+        ) from error
 
 
 def clean_accuracy(network: nn.Module, images: Images, device: torch.device, batch_size: int = 100) -> float:
@@ -68,10 +199,49 @@ def clean_accuracy(network: nn.Module, images: Images, device: torch.device, bat
     return right / len(images.labels)
 
 
-def model_digest(card: ModelCard) -> str:
-    """A digest of the weights and of the code of the architecture: what the outputs depend on."""
-    digest = hashlib.sha256(card.weights.read_bytes())
-    code = wide_resnet if isinstance(card.architecture, WideResNetShape) else fully_connected
-    digest.update(Path(str(code.__file__)).read_bytes())
-    digest.update(repr((card.architecture, card.mean, card.std)).encode())
+def check_bundled(card: ModelCard, network: nn.Module, images: Images, device: torch.device) -> None:
+    """Refuse a bundled model that classifies fewer images correctly than it did when it was trained.
+
+    Raises:
+        ValueError: with both shares.
+    """
+    accuracy = clean_accuracy(network, images, device)
+    if accuracy < card.least_clean_accuracy:
+        raise ValueError(
+            f"got clean accuracy {accuracy:.2%} of model {card.name!r} on the test split, "
+            f"expected {card.least_clean_accuracy:.0%} or more"
+        )
+
+
+def model_digest(network: nn.Module, images: Images, device: torch.device) -> str:
+    """A digest of all that the outputs depend on: weights, code of the classes, and the logits of some images.
+
+    The logits stand for what neither weights nor files show, a constant of the factory for example.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        if isinstance(tensor, torch.Tensor):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            # Bytes of any type, bfloat16 too, which numpy has not.
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    for file in sorted(code_of(network)):
+        digest.update(file.read_bytes())
+    with torch.no_grad():
+        digest.update(network(images.images[:4].to(device)).float().cpu().numpy().tobytes())
     return digest.hexdigest()
+
+
+def code_of(network: nn.Module) -> set[Path]:
+    """The files of the classes of a network, but those of torch, whose version stands for them."""
+    kinds = {type(module) for module in network.modules()}
+    files = {inspect.getsourcefile(kind) for kind in kinds if _has_file(kind)}
+    return {Path(file) for file in files if file is not None}
+
+
+def _has_file(kind: type) -> bool:
+    if kind.__module__.partition(".")[0] == "torch":
+        return False
+    try:
+        return inspect.getsourcefile(kind) is not None
+    except (TypeError, OSError):  # classes that torch makes as it goes, of exported programs
+        return False

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from robustness_tests.subjects.catalog import MODELS, WEIGHTS
 from robustness_tests.subjects.corruptions import corrupt
-from robustness_tests.subjects.datasets import load_dataset
+from robustness_tests.subjects.datasets import digits
 from robustness_tests.subjects.models import build_network, clean_accuracy
 
 
@@ -120,14 +120,14 @@ def main(arguments: list[str] | None = None) -> None:
         card, recipe = MODELS[name], RECIPES[name]
         if options.epochs is not None:
             recipe = Recipe(**{**asdict(recipe), "epochs": options.epochs})
-        split = load_dataset(card.dataset, "training")
+        split = digits("training")
         network = build_network(card)
         train(network, split.images, split.labels, recipe)
         path = options.output / card.weights.name
         # One key: the order of several is not fixed, and the digest of the file is checked.
         save_file(network.state_dict(), path, metadata={"made with": f"{recipe!r}, torch {torch.__version__}"})
         path.chmod(0o644)
-        accuracy = clean_accuracy(network, load_dataset(card.dataset), torch.device("cpu"))
+        accuracy = clean_accuracy(network, digits("test"), torch.device("cpu"))
         print(f"{name}: clean accuracy {accuracy:.2%} on the test split, written to {path}")
 
 

@@ -1,0 +1,26 @@
+"""The suite as a plugin of pytest: where it is installed, this is its entry point."""
+
+from collections.abc import Generator
+
+import pytest
+
+import reports
+import robustness_tests
+
+PLUGINS = [
+    *(
+        f"{robustness_tests.__name__}.harness.{name}"
+        for name in ("options", "workers", "collection", "progress", "records", "fixtures")
+    ),
+    *(f"{reports.__name__}.{name}" for name in ("results_json", "html", "terminal")),
+]
+"""The modules with hooks and fixtures; conftest.py of a checkout names the same ones."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None, object, object]:
+    """Load them after the conftest files of the user, whose options of the same names go first."""
+    result = yield
+    for name in PLUGINS:
+        early_config.pluginmanager.import_plugin(name)
+    return result

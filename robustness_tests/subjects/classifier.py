@@ -1,0 +1,51 @@
+"""A wrapper that makes a classifier of a network: normalisation inside, evaluation mode, parameters frozen."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class Classifier(nn.Module):
+    """A network behind `(images - mean) / std`, so that it takes images in [0, 1] as the suite hands them over.
+
+    In evaluation mode, and with parameters that need no gradient. Three mistakes that it is there to prevent:
+
+    1. Normalising the dataset instead of the model. Perturbations and their norms would then be in units of `std`, and
+       images in another box than [0, 1].
+    2. Normalising twice, in the dataset and in the model, or with the means of another scale: those of images in 0 to
+       255 are 255 times as large. Accuracy is then near guessing, which the suite refuses.
+    3. Returning `softmax(logits)`. Margins of probabilities cannot be compared: give the input of the softmax.
+
+    Args:
+        network: from normalised images to logits (N, K).
+        normalize: the mean and the standard deviation of each channel, in units of images in [0, 1].
+
+    Raises:
+        ValueError: for numbers of mean and std that differ, or a std that is not positive.
+
+    Example:
+        >>> network = nn.Sequential(nn.Flatten(), nn.Linear(12, 10))
+        >>> classifier = Classifier(network, normalize=([0.5, 0.5, 0.5], [0.25, 0.25, 0.25]))
+        >>> classifier(torch.zeros(2, 3, 2, 2)).shape, classifier.training
+        (torch.Size([2, 10]), False)
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, *, normalize: tuple[Sequence[float], Sequence[float]]) -> None:
+        super().__init__()
+        mean, std = (torch.as_tensor(values, dtype=torch.float32).flatten() for values in normalize)
+        if len(mean) != len(std):
+            raise ValueError(f"got {len(mean)} means and {len(std)} stds, expected one of each for each channel")
+        if not (std > 0).all() or not mean.isfinite().all() or not std.isfinite().all():
+            raise ValueError(f"got mean {mean.tolist()} and std {std.tolist()}, expected finite numbers, std above 0")
+        self.network = network
+        self.register_buffer("mean", mean.view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", std.view(1, -1, 1, 1), persistent=False)
+        self.eval().requires_grad_(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images in [0, 1], shape (N, C, H, W), to logits (N, K)."""
+        return self.network((images - self.mean) / self.std)

@@ -1,0 +1,209 @@
+"""A look at models and data before a run, in a process of its own: what is wrong, and what the run has to know.
+
+The controller of a distributed run imports no torch, and the code of a user stays out of it.
+"""
+
+import json
+import logging
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from robustness_tests.subjects.catalog import DATASETS, MODELS, NORMS
+from robustness_tests.subjects.sources import Source
+
+CODE = "from robustness_tests.subjects.inspection import main; main()"
+
+LARGEST_BATCH = 20
+"""On a CPU. Small enough that a run on a few images does not measure many more."""
+
+MULTIPLICATIONS_AT_ONCE = 10**9
+"""Of a batch, on a CPU: more of them at once make a pass no faster, and a run on few images measures whole batches."""
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a run knows about its dataset and models.
+
+    Attributes:
+        test_images: images of the test split; a dataset index is below it.
+        values: of an image: channels, height and width multiplied.
+        clever_radius: radius of CLEVER's ball for each norm.
+        batch_sizes: for each model, the images that are worth measuring together on a CPU, at most 20.
+        remarks: what a user should know before the run.
+    """
+
+    test_images: int
+    values: int
+    clever_radius: Mapping[str, float]
+    batch_sizes: Mapping[str, int]
+    remarks: tuple[str, ...] = ()
+
+    def to_json(self) -> str:
+        """As text, for another process."""
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def from_json(text: str) -> "Inspection":
+        """From the text of `to_json`."""
+        fields = json.loads(text)
+        return Inspection(**{**fields, "remarks": tuple(fields["remarks"])})
+
+
+class WrongSubjectError(ValueError):
+    """A model or a dataset that cannot be tested; `option` says which one of them."""
+
+    def __init__(self, option: str, message: str) -> None:
+        super().__init__(message)
+        self.option = option
+
+
+def inspect(
+    models: Mapping[str, Source], dataset: Source, *, images: int, device: str, data_dir: Path, folder: Path
+) -> Inspection:
+    """Look at the subjects of a run; at bundled ones in the catalog, at others in a process of its own.
+
+    Args:
+        models: by option, "model" and "against".
+        dataset: their dataset.
+        images: how many images the run is about, at most.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        data_dir: folder of datasets and checkpoints that have names.
+        folder: where pytest was called: modules are looked for there too.
+
+    Raises:
+        WrongSubjectError: for the first thing that is wrong with one of them.
+    """
+    if dataset.kind == "bundled" and all(source.kind == "bundled" for source in models.values()):
+        for option, source in models.items():
+            try:
+                MODELS[source.name].check_weights()
+            except ValueError as error:
+                raise WrongSubjectError(option, str(error)) from error
+        card = DATASETS[dataset.name]
+        batch_sizes = {source.name: LARGEST_BATCH for source in models.values()}
+        return Inspection(card.test_images, card.values, dict(card.clever_radius), batch_sizes)
+    request = {
+        "models": {option: asdict(source) for option, source in models.items()},
+        "dataset": asdict(dataset),
+        "images": images,
+        "device": device,
+        "data_dir": str(data_dir),
+        "folder": str(folder),
+    }
+    return _in_a_process(request)
+
+
+def _in_a_process(request: dict[str, Any]) -> Inspection:
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(path for path in sys.path if path))
+    # Downloads show their progress to somebody who sits there; what users' code prints is not for a log.
+    shown = None if sys.stderr is not None and sys.stderr.isatty() else subprocess.PIPE
+    with tempfile.TemporaryDirectory(prefix="robustness-inspection-") as place:
+        answer = Path(place, "answer.json")
+        done = subprocess.run(
+            [sys.executable, "-c", CODE, str(answer)],
+            input=json.dumps(request),
+            stdout=sys.stderr.fileno() if shown is None else subprocess.DEVNULL,
+            stderr=shown,
+            text=True,
+            env=environment,
+            check=False,
+        )
+        if not answer.is_file():
+            last = (done.stderr or "").strip().rpartition("\n")[2]
+            raise WrongSubjectError(
+                "model",
+                f"got a model that ended the process which loads it (exit status {done.returncode}) {last}".strip(),
+            )
+        content = json.loads(answer.read_text(encoding="utf-8"))
+    if "wrong" in content:
+        raise WrongSubjectError(content["option"], content["wrong"])
+    return Inspection.from_json(json.dumps(content))
+
+
+def main() -> None:
+    """Answer the request of the standard input in the file that is named on the command line."""
+    request = json.load(sys.stdin)
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
+    try:
+        answer = asdict(_look(request))
+    except WrongSubjectError as error:
+        answer = {"wrong": " ".join(str(error).split()), "option": error.option}
+    Path(sys.argv[1]).write_text(json.dumps(answer), encoding="utf-8")
+
+
+def _look(request: dict[str, Any]) -> Inspection:
+    # Here, and not at the top: the controller imports this module, and no torch.
+    from robustness_tests.subjects.datasets import load_dataset  # noqa: PLC0415
+    from robustness_tests.subjects.model_check import MOST_FOR_ACCURACY, Examined, examine  # noqa: PLC0415
+    from robustness_tests.subjects.models import load_model  # noqa: PLC0415
+    from robustness_tests.subjects.reproducible import reproducible, resolve_device  # noqa: PLC0415
+
+    sys.path.insert(0, request["folder"])
+    data_dir, device = Path(request["data_dir"]), resolve_device(request["device"])
+    dataset = Source(**request["dataset"])
+    try:
+        images = load_dataset(dataset, data_dir, max(MOST_FOR_ACCURACY, request["images"]))
+    except ValueError as error:
+        raise WrongSubjectError("dataset", str(error)) from error
+    examined: dict[str, Examined] = {}
+    for option, fields in request["models"].items():
+        source = Source(**fields)
+        if source.name in examined:
+            continue
+        try:
+            network = load_model(source, data_dir, device)
+            with reproducible():
+                examined[source.name] = examine(network, images, device)
+        except ValueError as error:
+            raise WrongSubjectError(option, str(error)) from error
+    return Inspection(
+        test_images=images.total,
+        values=images.images[0].numel(),
+        clever_radius=_clever_radius(dataset, list(examined.values())),
+        batch_sizes={name: _batch_size(one.multiplications) for name, one in examined.items()},
+        remarks=tuple(_remarks(images.labels[: request["images"]].tolist())),
+    )
+
+
+def _clever_radius(dataset: Source, examined: list[Any]) -> dict[str, float]:
+    if dataset.kind == "bundled":
+        return dict(DATASETS[dataset.name].clever_radius)
+    # Four times in L1, since random points of an L1 ball hardly ever come near its corners.
+    factor = {"l1": 4.0}
+    return {norm: rounded_up(factor.get(norm, 2.0) * max(one.distances[norm] for one in examined)) for norm in NORMS}
+
+
+def rounded_up(value: float) -> float:
+    """The next number whose one digit is 1, 2 or 5: so a small change of a model does not change it.
+
+    Example:
+        >>> rounded_up(0.013), rounded_up(0.5), rounded_up(7.0)
+        (0.02, 0.5, 10.0)
+    """
+    power = math.floor(math.log10(value))
+    for digit in (1, 2, 5, 10):
+        rounded = float(f"{digit}e{power}")
+        if rounded >= value * (1 - 1e-9):
+            return rounded
+    raise AssertionError(f"no power of ten above {value}")
+
+
+def _batch_size(multiplications: int) -> int:
+    return max(1, min(LARGEST_BATCH, MULTIPLICATIONS_AT_ONCE // max(1, multiplications)))
+
+
+def _remarks(labels: list[int]) -> list[str]:
+    if len(labels) >= 10 and len(set(labels)) == 1:
+        return [
+            f"all {len(labels)} images of this run are of class {labels[0]}: is the dataset sorted by class? Shuffle it"
+        ]
+    return []

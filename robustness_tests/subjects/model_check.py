@@ -1,0 +1,195 @@
+"""What is asked of a model before anything is measured: is it a classifier of these images, can it be attacked?"""
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from scipy import stats
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from metrics.norms import DUAL, length
+from metrics.passes import Passes, check_logits, check_model, checked_logits, margin
+from robustness_tests.subjects.datasets import Images, one_line
+
+LOOKED_AT = 16
+"""Images for all checks but that of the accuracy."""
+
+MOST_FOR_ACCURACY = 256
+"""Images for the check of the accuracy, which ends as soon as it is clear."""
+
+WRAP = "wrap the network: Classifier(network, normalize=(mean, std))"
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What is known about a model that has passed.
+
+    Attributes:
+        distances: for each norm, the median of margin / dual norm of its gradient: how far away the boundary would be
+            if the network were linear.
+        multiplications: of one forward pass of one image.
+    """
+
+    distances: dict[str, float]
+    multiplications: int
+
+
+def examine(network: nn.Module, images: Images, device: torch.device) -> Examined:
+    """Check that a network is a classifier of these images in the form that the metrics want.
+
+    Evaluation mode; finite weights in single precision; logits for every label, and no probabilities; the same ones
+    when it is called again, with other images beside; a gradient that reaches the image; not at chance.
+
+    Args:
+        network: on `device`.
+        images: the first ones of the test split.
+        device: where to run.
+
+    Raises:
+        ValueError: for the first check that it does not pass: what was got, what was expected, and what to do.
+    """
+    check_model(network)
+    _check_weights(network)
+    few, labels = images.images[:LOOKED_AT].to(device), images.labels[:LOOKED_AT].to(device)
+    logits = _called(network, few)
+    check_logits(logits, labels)
+    _check_classes(logits.shape[1], images.labels)
+    checked_logits(Passes(network, len(few), device), few, labels, torch.arange(len(few), device=device))
+    _check_gradient(network, few, labels)
+    right = _check_accuracy(network, images, device, logits.shape[1])
+    return Examined(_linear_distances(network, images, right, device), _multiplications(network, few[:1]))
+
+
+def _check_weights(network: nn.Module) -> None:
+    tensors = [*network.named_parameters(), *network.named_buffers()]
+    for name, tensor in tensors:
+        if not tensor.is_floating_point():
+            continue
+        if tensor.dtype != torch.float32:
+            raise ValueError(f"got weights {name!r} of {tensor.dtype}, expected torch.float32: model.float()")
+        if not tensor.isfinite().all():
+            raise ValueError(f"got NaN or infinity among the weights {name!r}, expected finite numbers")
+
+
+def _called(network: nn.Module, images: Tensor) -> Tensor:
+    try:
+        with torch.no_grad():
+            return network(images.clone())
+    except Exception as error:  # code of the user
+        shape = tuple(images.shape)
+        static = "Guard failed" in str(error) or "batch" in str(error).lower()
+        what = "any number of images at once: export with a dynamic batch" if static else "logits of these images"
+        raise ValueError(
+            f"got {type(error).__name__} from the model for images of shape {shape} ({one_line(error)}), expected "
+            f"{what}; is it a model of another dataset (--dataset)?"
+        ) from error
+
+
+def _check_classes(classes: int, labels: Tensor) -> None:
+    low, high = int(labels.min()), int(labels.max())
+    if high < classes:
+        return
+    hint = ", or number the labels from 0 on: labels - 1" if low == 1 and high == classes else ""
+    raise ValueError(
+        f"got labels from {low} to {high} and a model of {classes} classes, expected 0 to {classes - 1}{hint}"
+    )
+
+
+def _check_gradient(network: nn.Module, images: Tensor, labels: Tensor) -> None:
+    leaves = images.detach().clone().requires_grad_(True)
+    with torch.enable_grad():
+        margins = margin(network(leaves.clone()), labels)
+        if not margins.requires_grad:
+            raise ValueError(
+                "got logits without a gradient of the image, expected a differentiable model: is there a no_grad(), a "
+                "detach() or numpy in its forward?"
+            )
+        (gradient,) = torch.autograd.grad(margins.sum(), leaves, allow_unused=True)
+    if gradient is None or not gradient.any():
+        raise ValueError(
+            f"got a gradient of the image that is zero for all of {len(images)} images, expected a differentiable "
+            "model: are its logits rounded or saturated, or is there a step in it?"
+        )
+    if not gradient.isfinite().all():
+        raise ValueError("got NaN or infinity in the gradient of the image, expected finite numbers")
+
+
+def _check_accuracy(network: nn.Module, images: Images, device: torch.device, classes: int) -> Tensor:
+    """Which images are classified correctly, as far as was looked; refused if guessing does as well."""
+    looked_at, right = 0, torch.zeros(0, dtype=torch.bool)
+    limit = min(len(images.labels), MOST_FOR_ACCURACY)
+    while looked_at < limit:
+        rows = slice(looked_at, min(looked_at + LOOKED_AT, limit))
+        right = torch.cat([right, _right(network, images.images[rows].to(device), images.labels[rows])])
+        looked_at = rows.stop
+        by_chance = float(stats.binom.sf(int(right.sum()) - 1, looked_at, 1 / classes))
+        if by_chance < 1e-4 and looked_at >= LOOKED_AT:
+            return right
+    # Of very few images, nothing can be said but that all of them are wrong.
+    if (by_chance >= 0.01 and looked_at >= LOOKED_AT) or (looked_at >= 5 and not right.any()):
+        raise ValueError(
+            f"got clean accuracy {float(right.float().mean()):.1%} on {looked_at} images, about as much as "
+            f"guessing one of {classes} classes: {_what_helps(network, images, device)}"
+        )
+    return right
+
+
+def _right(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    with torch.no_grad():
+        return network(images).argmax(dim=1).cpu() == labels
+
+
+def _what_helps(network: nn.Module, images: Images, device: torch.device) -> str:
+    """What would make the model work, if it is one of the usual mistakes."""
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    some, labels = images.images[:64], images.labels[:64]
+    attempts: dict[str, tuple[Callable[[], Tensor], Tensor]] = {
+        f"for images in 0 to 255 it has %s: {WRAP} with mean 0 and std 1/255": (lambda: some * 255, labels),
+        f"for images in -1 to 1 it has %s: {WRAP} with mean 0.5 and std 0.5": (lambda: some * 2 - 1, labels),
+        f"for images normalised as ImageNet's it has %s: {WRAP}": (lambda: (some - mean) / std, labels),
+        "with the channels reversed it has %s: let it take RGB": (lambda: some.flip(1), labels),
+        "with labels - 1 it has %s: number the labels from 0 on": (lambda: some, labels - 1),
+        "with labels + 1 it has %s: number the labels as in training": (lambda: some, labels + 1),
+    }
+    best, text = 0.0, ""
+    for what, (change, their_labels) in attempts.items():
+        with contextlib.suppress(RuntimeError):  # three channels, where the images have one
+            share = float(_right(network, change().to(device), their_labels).float().mean())
+            best, text = max((best, text), (share, what % f"{share:.0%}"))
+    if best >= 0.5:
+        return text
+    return (
+        "is the normalisation inside the model, are the channels RGB, are the labels numbered as in training, are the "
+        "weights loaded?"
+    )
+
+
+def _linear_distances(network: nn.Module, images: Images, right: Tensor, device: torch.device) -> dict[str, float]:
+    rows = right.nonzero().flatten()[:LOOKED_AT]
+    if not len(rows):
+        raise ValueError(f"got none of {len(right)} images classified correctly, expected a model of this dataset")
+    leaves, labels = images.images[rows].to(device), images.labels[rows].to(device)
+    leaves.requires_grad_(True)
+    with torch.enable_grad():
+        margins = margin(network(leaves.clone()), labels)
+        (gradient,) = torch.autograd.grad(margins.sum(), leaves)
+    found = {}
+    for norm, dual in DUAL.items():
+        steepness = length(gradient, dual)
+        steep = steepness > 0
+        if not steep.any():
+            raise ValueError(
+                f"got a gradient that is zero for all of {len(rows)} images that are classified correctly, expected a "
+                "differentiable model: are its logits saturated?"
+            )
+        found[norm] = max(float((margins.detach()[steep] / steepness[steep]).median()), 1e-6)
+    return found
+
+
+def _multiplications(network: nn.Module, image: Tensor) -> int:
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        network(image)
+    return counter.get_total_flops() // 2

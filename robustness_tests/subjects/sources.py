@@ -1,0 +1,195 @@
+"""Where a model or a dataset comes from, by the word that names it on the command line. Imports no torch."""
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from robustness_tests.subjects.catalog import DATASETS, MODELS, closest
+
+MODEL_FORMS = (
+    "robustbench:DATASET/THREAT/NAME",
+    "torchvision:NAME",
+    "timm:NAME",
+    "package.module:factory",
+    "path/file.py:factory",
+    "FILE.pt2",
+    "FILE.pt",
+)
+DATASET_FORMS = (
+    "cifar10",
+    "cifar10-c:CORRUPTION:SEVERITY",
+    "npz:FILE",
+    "folder:DIR",
+    "package.module:attribute",
+    "path/file.py:attribute",
+)
+
+CIFAR10_MODELS = {
+    "standard": "robustbench:cifar10/Linf/Standard",
+    "robust": "robustbench:cifar10/corruptions/Hendrycks2020AugMix_WRN",
+}
+"""What the names of the bundled pair mean on CIFAR-10: the study's comparison, a standard WideResNet-28-10 and an
+AugMix-trained WideResNet-40-2 (Hendrycks et al. 2020)."""
+
+CORRUPTIONS = (
+    "gaussian_noise",
+    "shot_noise",
+    "impulse_noise",
+    "defocus_blur",
+    "glass_blur",
+    "motion_blur",
+    "zoom_blur",
+    "snow",
+    "frost",
+    "fog",
+    "brightness",
+    "contrast",
+    "elastic_transform",
+    "pixelate",
+    "jpeg_compression",
+)
+"""The 15 corruptions of CIFAR-10-C (Hendrycks & Dietterich 2019) that results are reported on."""
+
+THREATS = ("Linf", "L2", "corruptions", "corruptions_3d")
+"""Threat models of RobustBench."""
+
+_ATTRIBUTE = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model or a dataset, as named on the command line.
+
+    Attributes:
+        kind: how it is loaded: "bundled", "robustbench", "torchvision", "timm", "object" (an attribute of a module or
+            a file), "exported" (.pt2), "torchscript" (.pt), "cifar10", "cifar10-c", "npz" or "folder".
+        text: as given.
+        name: in the ids of the tests, in the report, and in the names of stored files: no blanks, slashes or colons.
+        place: a file or folder (absolute), the name of a module, or what is left of the text after the kind.
+        attribute: of the module or file, dotted; empty for the other kinds.
+    """
+
+    kind: str
+    text: str
+    name: str
+    place: str = ""
+    attribute: str = ""
+
+
+def model_source(text: str, dataset: Source, folder: Path) -> Source:
+    """The model that a word means on this dataset; relative paths start at `folder`.
+
+    Raises:
+        ValueError: with what was got, what is known and the closest match, or the file that is not there.
+
+    Example:
+        >>> model_source("torchvision:resnet18", dataset_source("cifar10", Path()), Path()).name
+        'torchvision.resnet18'
+    """
+    if dataset.kind in ("cifar10", "cifar10-c") and text in CIFAR10_MODELS:
+        return replace(model_source(CIFAR10_MODELS[text], dataset, folder), text=CIFAR10_MODELS[text], name=text)
+    known = [card.name for card in MODELS.values() if card.dataset == dataset.name] or (
+        list(CIFAR10_MODELS) if dataset.kind in ("cifar10", "cifar10-c") else []
+    )
+    if text in known:
+        return Source("bundled", text, text)
+    kind, colon, rest = text.partition(":")
+    if colon and kind == "robustbench":
+        return _robustbench(text, rest)
+    if colon and kind in ("torchvision", "timm"):
+        if not rest:
+            raise ValueError(f"got {text!r}, expected {kind}:NAME")
+        return Source(kind, text, _name(f"{kind}.{rest}"), rest)
+    if text.endswith((".pt2", ".pt")):
+        path = _existing(text, text, folder)
+        return Source("exported" if text.endswith(".pt2") else "torchscript", text, _name(path.stem), str(path))
+    found = _object(text, folder)
+    if found is None:
+        raise ValueError(f"got {text!r}, {_expected(text, known, MODEL_FORMS)}")
+    return found
+
+
+def dataset_source(text: str, folder: Path) -> Source:
+    """The dataset that a word means; relative paths start at `folder`.
+
+    Raises:
+        ValueError: with what was got, what is known and the closest match, or the file that is not there.
+
+    Example:
+        >>> dataset_source("cifar10-c:fog:3", Path()).name
+        'cifar10-c.fog.3'
+    """
+    if text in DATASETS:
+        return Source("bundled", text, text)
+    if text == "cifar10":
+        return Source("cifar10", text, text)
+    kind, colon, rest = text.partition(":")
+    if kind == "cifar10-c":
+        return _cifar10_c(text, rest)
+    if colon and kind in ("npz", "folder"):
+        path = _existing(rest, text, folder)
+        if path.is_dir() != (kind == "folder"):
+            what = ("a file", "a folder") if kind == "folder" else ("a folder", "a file")
+            raise ValueError(f"got {text!r}, which is {what[0]}, expected {what[1]}")
+        return Source(kind, text, _name(path.stem if kind == "npz" else path.name), str(path))
+    found = _object(text, folder)
+    if found is None:
+        raise ValueError(f"got {text!r}, {_expected(text, list(DATASETS), DATASET_FORMS)}")
+    return found
+
+
+def _expected(text: str, known: list[str], forms: tuple[str, ...]) -> str:
+    """What could have been meant: a name, or a form."""
+    hint = closest(text, [*known, *forms])
+    return hint if known else hint.replace("expected one of", "expected, for this dataset, one of")
+
+
+def _robustbench(text: str, rest: str) -> Source:
+    parts = rest.split("/")
+    if len(parts) != 3 or not all(parts):
+        raise ValueError(
+            f"got {text!r}, expected robustbench:DATASET/THREAT/NAME: "
+            "robustbench:cifar10/corruptions/Hendrycks2020AugMix_WRN, for example"
+        )
+    dataset, threat, name = parts
+    for got, known in ((dataset, ("cifar10", "cifar100", "imagenet")), (threat, THREATS)):
+        if got not in known:
+            raise ValueError(f"got {got!r} in {text!r}, {closest(got, known)}")
+    return Source("robustbench", text, _name(name), rest)
+
+
+def _cifar10_c(text: str, rest: str) -> Source:
+    corruption, _, severity = rest.partition(":")
+    if corruption not in CORRUPTIONS:
+        raise ValueError(f"got corruption {corruption!r} in {text!r}, {closest(corruption, CORRUPTIONS)}")
+    if severity not in ("1", "2", "3", "4", "5"):
+        raise ValueError(f"got severity {severity!r} in {text!r}, expected 1 to 5: cifar10-c:{corruption}:3")
+    return Source("cifar10-c", text, f"cifar10-c.{corruption}.{severity}", f"{corruption}:{severity}")
+
+
+def _object(text: str, folder: Path) -> Source | None:
+    """The attribute of a file or of a module, or None if the text is neither."""
+    place, colon, attribute = text.rpartition(":")
+    if not colon or not re.fullmatch(_ATTRIBUTE, attribute):
+        # The colon of a drive letter is not ours.
+        if text.endswith(".py") or place.endswith(".py"):
+            raise ValueError(f"got {text!r}, expected path/file.py:NAME, the name of a function or object in the file")
+        return None
+    if place.endswith(".py"):
+        path = _existing(place, text, folder)
+        return Source("object", text, _name(f"{path.stem}.{attribute}"), str(path), attribute)
+    if re.fullmatch(_ATTRIBUTE, place):
+        return Source("object", text, _name(f"{place}.{attribute}"), place, attribute)
+    return None
+
+
+def _existing(path: str, text: str, folder: Path) -> Path:
+    place = folder / Path(path).expanduser()
+    if not path or not place.exists():
+        raise ValueError(f"got {text!r}, but there is no {str(place) if path else 'path in it'!r}")
+    return place.resolve()
+
+
+def _name(text: str) -> str:
+    """A name that can be in the id of a test, in a selection with `-k`, and in the name of a file."""
+    return re.sub(r"[^\w.]+", "_", text, flags=re.ASCII).strip("._") or "unnamed"

@@ -1,0 +1,66 @@
+"""Random noise, which is no attack: how often images keep their label under it, the candidate's and the reference's."""
+
+import pytest
+
+from metrics.statistics import compare, mean_share
+
+
+def test_noise_accuracy(candidate, reference, noise_accuracy, images, norm, epsilon, run, thresholds, measured):
+    """The candidate classifies enough images correctly when random noise of norm epsilon is added to them.
+
+    The mean, over images, of the share of right labels among some draws of noise for each, uniform in the ball of
+    radius epsilon, and again uniform on its surface; images are clamped to [0, 1]. A failure means that the model is
+    not robust to noise that nobody has chosen, such as that of a sensor. Noise accuracy says little about attacks.
+    """
+    found = [noise_accuracy(candidate, image, norm=norm) for image in images]
+    ball, sphere = (
+        mean_share([one.at(epsilon, law) for one in found], thresholds.confidence) for law in ("ball", "sphere")
+    )
+    least = thresholds.epsilons(run.dataset, norm, "noise_accuracy").get(epsilon)
+    measured(value=ball.value, low=ball.low, high=ball.high, threshold=least, images=len(images), sphere=sphere.value)
+    if reference.name != candidate.name:
+        theirs = [noise_accuracy(reference, image, norm=norm).at(epsilon, "ball") for image in images]
+        measured(reference_value=mean_share(theirs, thresholds.confidence).value)
+    if least is None:
+        pytest.skip(f"measured and not judged: no threshold file states noise_accuracy.{run.dataset}.{norm}")
+    for law, accuracy in (("in the ball", ball), ("on the sphere", sphere)):
+        assert accuracy.value >= least, (
+            f"{candidate.name} classifies {accuracy.value:.1%} of noisy images correctly, noise {law} of {norm} "
+            f"{epsilon}, expected {least:.1%} or more"
+        )
+
+
+def test_candidate_beats_reference_in_noise_accuracy(
+    candidate, reference, noise_accuracy, images, norm, run, thresholds, measured
+):
+    """The candidate is right more often than the reference when random noise is added to the same images.
+
+    For each image, the share of right labels over all strengths of the run; means over all images, misclassified ones
+    too, and a one-sided Wilcoxon signed-rank test on the pairs. A failure means that the candidate is not more robust
+    to noise than the model it is to replace, or that too few images were measured to tell.
+    """
+    models = {model.name: model for model in (candidate, reference)}.values()
+    found = [[noise_accuracy(model, image, norm=norm) for image in images] for model in models]
+    spent = [one for of_model in found for one in of_model]
+    measured(forward=sum(one.forward for one in spent), backward=0, stored=all(one.stored for one in spent))
+    if len(found) == 1:
+        pytest.skip(f"nothing to compare: no other model than {candidate.name} was given")
+    epsilons = run.noise_epsilons(norm)
+    ours, theirs = ([mean_over(one, epsilons) for one in of_model] for of_model in found)
+    means = [sum(shares) / len(shares) for shares in (ours, theirs)]
+    result = compare(ours, theirs, thresholds.confidence)
+    measured(value=means[0], reference_value=means[1], images=result.pairs, p_value=result.p_value)
+    measured(threshold=thresholds.largest_p_value, epsilons=list(epsilons))
+    assert means[0] > means[1], (
+        f"{means[0]:.1%} of noisy images are right with {candidate.name}, expected more than the {means[1]:.1%} of "
+        f"{reference.name} ({norm} {', '.join(epsilons)}, {result.pairs} images)"
+    )
+    assert result.p_value <= thresholds.largest_p_value, (
+        f"the larger share may be chance: p = {result.p_value:.3f} on {result.pairs} images, "
+        f"expected {thresholds.largest_p_value} or less"
+    )
+
+
+def mean_over(found, epsilons):
+    """The share of right labels of an image over all strengths, noise in the ball."""
+    return sum(found.at(epsilon, "ball") for epsilon in epsilons) / len(epsilons)
