@@ -5,28 +5,14 @@ The folder of the weights is `shared/cifar10` beside the checkout; its README sa
 
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from robustness_tests import Classifier
 from robustness_tests.subjects.wide_resnet import WideResNet
 
 WEIGHTS = Path(__file__).parents[3] / "shared" / "cifar10"
-
-
-class Normalised(nn.Module):
-    """A network behind `(images - mean) / std`, so that it takes images in [0, 1]."""
-
-    def __init__(self, network: nn.Module, mean: list[float], std: list[float]) -> None:
-        super().__init__()
-        self.network = network
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Images (N, 3, 32, 32) in [0, 1]; logits (N, 10)."""
-        return self.network((images - self.mean) / self.std)
 
 
 class BasicBlock(nn.Module):
@@ -74,17 +60,17 @@ class ResNet20(nn.Module):
 
 def resnet20() -> nn.Module:
     """ResNet-20, trained in the standard way: 91.5 % of the first 1,000 test images."""
-    return _load(Normalised(ResNet20(), [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]), "resnet20")
+    return Classifier(_load(ResNet20(), "resnet20"), normalize=([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
 
 
 def cnn_a_standard() -> nn.Module:
     """A small CNN, trained in the standard way: 74.4 %."""
-    return _load(Normalised(_small_cnn(), [0.485, 0.456, 0.406], [0.225, 0.225, 0.225]), "cnn_a_standard")
+    return Classifier(_load(_small_cnn(), "cnn_a_standard"), normalize=([0.485, 0.456, 0.406], [0.225, 0.225, 0.225]))
 
 
 def cnn_a_adv() -> nn.Module:
     """The same CNN, adversarially trained in L-infinity: 66.4 %."""
-    return _load(Normalised(_small_cnn(), [0.4914, 0.4822, 0.4465], [0.2471, 0.2435, 0.2616]), "cnn_a_adv")
+    return Classifier(_load(_small_cnn(), "cnn_a_adv"), normalize=([0.4914, 0.4822, 0.4465], [0.2471, 0.2435, 0.2616]))
 
 
 def wrn16_1_standard() -> nn.Module:
@@ -114,10 +100,9 @@ def _small_cnn() -> nn.Sequential:
     )
 
 
-def _load(model: nn.Module, name: str) -> nn.Module:
+def _load(network: nn.Module, name: str) -> nn.Module:
     file = WEIGHTS / f"{name}.safetensors"
     if not file.is_file():
         raise FileNotFoundError(f"no file {file}: the weights of these networks are shared apart from the code")
-    network = model.network if isinstance(model, Normalised) else model
     network.load_state_dict(load_file(file), strict=True)
-    return model.eval().requires_grad_(False)
+    return network.eval()

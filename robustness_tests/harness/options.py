@@ -78,7 +78,7 @@ OPTIONS = [
     ),
     Option("images", "", "Number of test images, from the first on (default: 100, or 20 with --quick)", "N"),
     Option("effort", "", f"Budget for each image: {', '.join(EFFORTS)} (default: default)", "EFFORT"),
-    Option("quick", "false", "The quick effort and few images: for a look, not for a release"),
+    Option("quick", "", "The quick effort and few images: for a look, not for a release"),
     Option("norms", "linf,l2", f"Norms of the perturbations, separated by commas: {', '.join(NORMS)}", "NORMS"),
     Option(
         "certify",
@@ -105,7 +105,7 @@ OPTIONS = [
     Option("seed", "0", "Seed of everything that is random", "N"),
     Option("thresholds", "", "File that replaces values of robustness_tests/thresholds.toml", "FILE"),
     Option("results", "robustness-results", "Folder of the report, results.json and the measurements", "DIR"),
-    Option("fresh", "false", "Measure everything anew, whatever is stored"),
+    Option("fresh", "", "Measure everything anew, whatever is stored"),
 ]
 
 
@@ -117,11 +117,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         settings: dict[str, Any] = {"dest": option.ini, "default": None, "help": option.help}
         if option.is_flag:
             settings["action"] = "store_true"
-            parser.addini(option.ini, option.help, type="bool", default=option.default == "true")
+            parser.addini(option.ini, option.help, type="bool", default=None)
         else:
             settings["metavar"] = option.metavar
             settings["help"] += f" (default: {option.default})" if option.default else ""
-            parser.addini(option.ini, option.help, type="string", default=option.default)
+            parser.addini(option.ini, option.help, type="string", default=None)
         try:
             group.addoption(f"--{option.name}", f"--robustness-{option.name}", **settings)
         except (ValueError, ArgumentError):
@@ -142,7 +142,9 @@ def in_use(config: pytest.Config) -> bool:
     It is, if an option is given, on the command line or in the ini file, if the tests of the suite are named, or in a
     checkout of it.
     """
-    given = any(config.getoption(option.ini) is not None or option.ini in config.inicfg for option in OPTIONS)
+    given = any(
+        value is not None for option in OPTIONS for value in (config.getoption(option.ini), config.getini(option.ini))
+    )
     named_tests = any(SUITE.name in str(argument) for argument in config.invocation_params.args)
     return given or named_tests or config.rootpath == SUITE.parent
 
@@ -259,8 +261,10 @@ def _reference(text: str, model: Source, dataset: Source, config: pytest.Config)
 
 
 def _given(config: pytest.Config, option: Option) -> Any:
-    value = config.getoption(option.ini)
-    return config.getini(option.ini) if value is None else value
+    for value in (config.getoption(option.ini), config.getini(option.ini)):
+        if value is not None:
+            return value
+    return False if option.is_flag else option.default
 
 
 def _checked(name: str, text: str, check: Callable[[str], Value]) -> Value:

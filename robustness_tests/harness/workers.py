@@ -21,7 +21,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     if not in_use(config):
         return None
     # Asked before pytest_configure: there is no Run yet.
-    device = config.getoption("robustness_device") or config.getini("robustness_device")
+    device = config.getoption("robustness_device") or config.getini("robustness_device") or "auto"
     return (0 if device == "cpu" else len(visible_gpus())) or cores()
 
 
