@@ -11,12 +11,15 @@ from robustness_tests.harness.thresholds import load_thresholds
 from robustness_tests.subjects.catalog import NORMS
 
 BAD = {
-    "unknown model": (["--model", "nonsense"], "--model: got 'nonsense', expected one of 'standard', 'robust', 'mlp'"),
+    "unknown model": (
+        ["--model", "nonsense"],
+        "--model: got 'nonsense', expected one of 'standard', 'robust', 'mlp'*'path/file.py:factory'",
+    ),
     "nearly a model": (["--model", "robst"], "did you mean 'robust'?"),
     "unknown reference": (["--against", "nobody"], "--against: got 'nobody'"),
     "unknown dataset": (
         ["--dataset", "digit"],
-        "--dataset: got 'digit', expected one of 'digits'; did you mean 'digits'?",
+        "--dataset: got 'digit', expected one of 'digits', 'cifar10'*; did you mean 'digits'?",
     ),
     "require in l1": (
         ["--certify", "require", "--norms", "l1"],
@@ -27,6 +30,24 @@ BAD = {
     "no images": (["--images", "0"], "--images: got '0', expected a whole number, 1 or more"),
     "too many images": (["--images", "361"], "--images: got 361, expected at most 360"),
     "images in words": (["--images", "ten"], "--images: got 'ten'"),
+    "bundled model, other data": (
+        ["--dataset", "npz:two.npz"],
+        "--model: got 'robust', expected, for this dataset, one of 'robustbench:*'path/file.py:factory'",
+    ),
+    "model without attribute": (["--model", "two.py"], "--model: got 'two.py', expected path/file.py:NAME"),
+    "absent file": (["--model", "none.py:net"], "--model: got 'none.py:net', but there is no '*none.py'"),
+    "absent program": (["--model", "none.pt2"], "--model: got 'none.pt2', but there is no '*none.pt2'"),
+    "absent npz": (["--dataset", "npz:none.npz"], "--dataset: got 'npz:none.npz', but there is no '*none.npz'"),
+    "folder as npz": (["--dataset", "npz:metrics"], "--dataset: got 'npz:metrics', which is a folder, expected a file"),
+    "unknown threat": (
+        ["--model", "robustbench:cifar10/linf/Standard"],
+        "--model: got 'linf' in 'robustbench:cifar10/linf/Standard', expected one of 'Linf', *; did you mean 'Linf'?",
+    ),
+    "short name of RobustBench": (["--model", "robustbench:Standard"], "expected robustbench:DATASET/THREAT/NAME"),
+    "unknown corruption": (["--dataset", "cifar10-c:frog:3"], "got corruption 'frog' in *; did you mean 'fog'?"),
+    "no severity": (["--dataset", "cifar10-c:fog"], "got severity '' in 'cifar10-c:fog', expected 1 to 5"),
+    "radius of no norm": (["--clever-radius", "l7=1"], "--clever-radius: got 'l7=1', expected one of 'linf'"),
+    "no radius": (["--clever-radius", "l2=0"], "--clever-radius: got 'l2=0', expected l2= and a positive number"),
     "unknown norm": (["--norms", "l7"], "--norms: got 'l7', expected one of 'linf', 'l2'"),
     "no norm": (["--norms", ""], "--norms: got ''"),
     "unknown effort": (["--effort", "through"], "--effort: got 'through', expected one of 'quick'*mean 'thorough'?"),
@@ -53,6 +74,8 @@ BAD = {
 def test_bad_value_is_a_usage_error(gate, case, workers):
     arguments, message = BAD[case]
     (gate.folder / "typo.toml").write_text("[clean_accuracy]\nlest = 0.9\n")
+    for name in ("two.npz", "two.py"):
+        (gate.folder / name).touch()
     result = gate(workers, *arguments)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([f"ERROR: *{message.replace('[', '[[]')}*"])
@@ -80,7 +103,9 @@ def test_bad_value_is_a_usage_error(gate, case, workers):
         ('[robust_accuracy.digits]\nl2 = { "0.5" = 5 }', "got robust_accuracy.digits.l2.0.5 = 5"),
         ('[certified_accuracy.digits]\nl2 = { "0.5" = 5 }', "got certified_accuracy.digits.l2.0.5 = 5"),
         ("[models]\nmlp = 1", r"expected tables \[models.NAME"),
-        ("[models.mlpp.clean_accuracy]\nleast = 0.9", r"got \[models.mlpp\] in .*did you mean 'mlp'"),
+        ("[datasets]\nmine = 1", r"expected tables \[datasets.NAME"),
+        ("[datasets.mine.clean_accuracy]\nlest = 0.9", "got 'clean_accuracy.lest' in"),
+        ('[noise_accuracy.mine]\nl2 = { "0.5" = 5 }', "got noise_accuracy.mine.l2.0.5 = 5"),
         ("[models.mlp.clean_accuracy]\nlest = 0.9", "got 'clean_accuracy.lest' in"),
         ("[models.mlp.models.mlp]\nconfidence = 0.9", "got 'models' in"),
     ],
@@ -105,18 +130,34 @@ def test_thresholds_of_a_file_replace_those_it_names(tmp_path):
 
 def test_thresholds_of_one_candidate(tmp_path):
     """The user's file wins over the defaults of a candidate, and its own tables of the candidate over both."""
-    default, mlp = load_thresholds(None, "robust"), load_thresholds(None, "mlp")
+    default, mlp = load_thresholds(None, "robust", "digits"), load_thresholds(None, "mlp", "digits")
     assert (default.clean_accuracy, mlp.clean_accuracy) == (0.98, 0.95)
     assert set(mlp.epsilons("digits", "linf", "certified_accuracy")) > set(
         default.epsilons("digits", "linf", "certified_accuracy")
     )
     assert mlp.epsilons("digits", "linf") == default.epsilons("digits", "linf")
     (tmp_path / "mine.toml").write_text("[clean_accuracy]\nleast = 0.5\n[models.robust.clean_accuracy]\nleast = 0.25\n")
-    assert [load_thresholds(tmp_path / "mine.toml", name).clean_accuracy for name in ("mlp", "robust", None)] == [
+    assert [
+        load_thresholds(tmp_path / "mine.toml", name, "digits").clean_accuracy for name in ("mlp", "robust", "")
+    ] == [
         0.5,
         0.25,
         0.5,
     ]
+
+
+def test_thresholds_of_other_data_and_models_are_told_and_not_used(tmp_path):
+    (tmp_path / "mine.toml").write_text(
+        "[datasets.mine.clean_accuracy]\nleast = 0.7\n[models.net.clean_accuracy]\nleast = 0.8\n"
+        '[noise_accuracy.other]\nl2 = { "1" = 0.5 }\n'
+    )
+    here, there = (
+        load_thresholds(tmp_path / "mine.toml", "net", "mine"),
+        load_thresholds(tmp_path / "mine.toml", "x", "y"),
+    )
+    assert (here.clean_accuracy, here.others) == (0.8, ("noise_accuracy.other",))
+    assert (there.clean_accuracy, there.others) == (None, ("datasets.mine", "models.net", "noise_accuracy.other"))
+    assert load_thresholds(None, "net", "mine").others == (), "those of the bundled models are nobody's mistake"
 
 
 def test_every_option_has_a_twin_and_the_command_line_wins(gate):
@@ -126,10 +167,11 @@ def test_every_option_has_a_twin_and_the_command_line_wins(gate):
     (gate.folder / "test_twins.py").write_text(
         "def test_run(run):\n"
         "    assert (run.model, run.against, run.dataset, run.images) == ('standard', 'robust', 'digits', 7)\n"
-        "    assert (run.quick, run.norms, run.batch_size, run.device) == (True, ('l2',), 3, 'cpu')\n"
+        "    assert (run.quick, run.norms, run.batch_sizes['standard'], run.device) == (True, ('l2',), 3, 'cpu')\n"
         "    assert (run.certify, run.certified_images) == ('off', 0)\n"
         "    assert (run.seed, run.results.name, run.fresh) == (5, 'elsewhere', True)\n"
         "    assert run.thresholds.confidence == 0.9\n"
+        "    assert (run.clever_radius['l2'], run.data_dir.name) == (0.75, 'data')\n"
     )
     assert gate("-n0", "--images", "7", "test_twins.py").ret == 0
 
@@ -138,11 +180,13 @@ TWINS = [
     "standard",
     "robust",
     "digits",
+    "data",
     "9",
     "quick",
     "true",
     "l2",
     "off",
+    "l2=0.75",
     "3",
     "cpu",
     "5",

@@ -15,16 +15,25 @@ from robustness_tests.harness.records import Record, Records
 from robustness_tests.harness.run import Run
 from robustness_tests.harness.thresholds import load_thresholds
 from robustness_tests.harness.values import plain
+from robustness_tests.subjects.sources import Source
 
 RUN = Run(
     model="robust",
     against="standard",
     dataset="digits",
+    sources={name: Source("bundled", name, name) for name in ("robust", "standard")},
+    dataset_source=Source("bundled", "digits", "digits"),
+    data_dir=Path("data"),
+    folder=Path(),
+    test_images=360,
+    values=64,
     images=2,
+    clever_radius={"linf": 0.25, "l2": 1.25, "l1": 6.0},
     effort="default",
     norms=("linf", "l2"),
     certify="auto",
-    batch_size=None,
+    batch_sizes={"robust": 20, "standard": 20},
+    remarks=(),
     device="cpu",
     seed=0,
     thresholds=load_thresholds(None),

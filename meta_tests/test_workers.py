@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from robustness_tests.harness import workers
-from robustness_tests.harness.run import RUN
+from robustness_tests.harness.gpus import visible_gpus
+from robustness_tests.harness.run import IN_USE, RUN
 
 
 @pytest.fixture
@@ -14,18 +15,18 @@ def gpus(monkeypatch):
     """Let the caller have set CUDA_VISIBLE_DEVICES."""
 
     def listed(text):
-        workers.visible_gpus.cache_clear()
+        visible_gpus.cache_clear()
         if text is None:
             monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         else:
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", text)
 
     yield listed
-    workers.visible_gpus.cache_clear()
+    visible_gpus.cache_clear()
 
 
 def config_with(device):
-    return SimpleNamespace(stash={RUN: SimpleNamespace(device=device)})
+    return SimpleNamespace(stash={IN_USE: True, RUN: SimpleNamespace(device=device)})
 
 
 def specs(count):
@@ -38,7 +39,7 @@ def specs(count):
 )
 def test_list_of_the_caller_is_what_counts(gpus, listed, expected):
     gpus(listed)
-    assert workers.visible_gpus() == expected
+    assert visible_gpus() == expected
 
 
 def test_without_a_list_the_driver_is_asked(gpus, tmp_path, monkeypatch):
@@ -46,7 +47,7 @@ def test_without_a_list_the_driver_is_asked(gpus, tmp_path, monkeypatch):
     (tmp_path / "nvidia-smi").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     gpus(None)
-    assert workers.visible_gpus() == ("0", "1", "2")
+    assert visible_gpus() == ("0", "1", "2")
 
 
 def test_broken_driver_is_no_gpu(gpus, tmp_path, monkeypatch):
@@ -54,7 +55,7 @@ def test_broken_driver_is_no_gpu(gpus, tmp_path, monkeypatch):
     (tmp_path / "nvidia-smi").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     gpus(None)
-    assert workers.visible_gpus() == ()
+    assert visible_gpus() == ()
 
 
 def test_workers_take_the_gpus_of_the_caller_in_turn(gpus):
@@ -93,7 +94,8 @@ def test_cores_are_shared_out(gpus, monkeypatch):
 def test_number_of_workers_by_itself(gpus, monkeypatch, listed, device, expected):
     gpus(listed)
     monkeypatch.setattr(workers, "cores", lambda: 6)
-    config = SimpleNamespace(getoption=lambda _: None, getini=lambda _: device)
+    options = {"robustness_device": device}
+    config = SimpleNamespace(getoption=lambda _: None, getini=options.get)
     assert workers.pytest_xdist_auto_num_workers(config) == expected
 
 

@@ -128,7 +128,7 @@ def usual_strengths(norm: str, values: int) -> tuple[str, ...]:
         (('0.05', '0.1', '0.2'), ('1.6', '3.2', '6.4'), ('77', '150', '310'))
     """
     scale = {"linf": 1.0, "l2": math.sqrt(values / 3), "l1": values / 2}[norm]
-    return tuple(f"{strength * scale:.2g}" for strength in (0.05, 0.1, 0.2))
+    return tuple(f"{float(f'{strength * scale:.2g}'):g}" for strength in (0.05, 0.1, 0.2))
 
 
 RUN = pytest.StashKey[Run]()

@@ -281,7 +281,7 @@ def images_and_labels(images: Any, labels: Any, count: int | None = None) -> Ima
     if not of_bytes and some.dtype not in (np.float16, np.float32, np.float64):
         raise ValueError(f"got images of {some.dtype}, expected uint8 in 0 to 255, or floating-point numbers in [0, 1]")
     some = _with_channels_last(some) if of_bytes else _with_channels_first(some)
-    values = torch.from_numpy(np.ascontiguousarray(some))
+    values = torch.from_numpy(some.copy())  # of its own, contiguous: a file may be mapped into memory
     scaled = values.float().div(255) if of_bytes else values.float()
     return Images(scaled.contiguous(), torch.from_numpy(chosen), total)
 

@@ -35,12 +35,12 @@ def load(place: str, data_dir: Path) -> nn.Module:
         ValueError: if there is no model of this name; its checkpoint is not there and cannot be downloaded, with where
             to put it; or the checkpoint is not of this architecture, or more than weights.
     """
-    utils = _robustbench("utils")
+    utils = robustbench_module("utils")
     dataset, threat, name = place.split("/")
-    _check_name(dataset, threat, name)
+    check_name(dataset, threat, name)
     folder = data_dir / "models" / dataset / threat.removesuffix("_3d")
     kept = list(folder.glob(f"{name}.pt*"))
-    lenient = utils._safe_load_state_dict  # noqa: SLF001  # checked by _robustbench
+    lenient = utils._safe_load_state_dict  # noqa: SLF001  # checked by robustbench_module
     utils._safe_load_state_dict = _load_strictly  # noqa: SLF001
     try:
         with weights_only(), warnings.catch_warnings():
@@ -65,11 +65,16 @@ def load(place: str, data_dir: Path) -> nn.Module:
 def download_cifar10_c(corruption: str, data_dir: Path) -> None:
     """Let RobustBench download CIFAR-10-C, 2.7 GB, to `data_dir/CIFAR-10-C`."""
     data_dir.mkdir(parents=True, exist_ok=True)
-    _robustbench("data").load_cifar10c(1, 1, str(data_dir), corruptions=[corruption])
+    robustbench_module("data").load_cifar10c(1, 1, str(data_dir), corruptions=[corruption])
 
 
-def _check_name(dataset: str, threat: str, name: str) -> None:
-    zoo, enums = _robustbench("model_zoo"), _robustbench("model_zoo.enums")
+def check_name(dataset: str, threat: str, name: str) -> None:
+    """Refuse a name that RobustBench has no model for.
+
+    Raises:
+        ValueError: with the closest one, or all.
+    """
+    zoo, enums = robustbench_module("model_zoo"), robustbench_module("model_zoo.enums")
     of_dataset = zoo.model_dicts[enums.BenchmarkDataset(dataset)]
     known = of_dataset.get(enums.ThreatModel(threat.removesuffix("_3d")), {})
     timm = importlib.import_module("timm")
@@ -97,7 +102,7 @@ def _load_strictly(model: nn.Module, name: str, state_dict: dict[str, Tensor], d
     return model
 
 
-def _robustbench(module: str) -> Any:
+def robustbench_module(module: str) -> Any:
     """A module of RobustBench.
 
     Raises:

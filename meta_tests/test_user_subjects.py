@@ -1,0 +1,329 @@
+"""Models and data of users: every way to name them, loaded as they are, and through the gate at first try."""
+
+import hashlib
+import pickle
+import shutil
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torchvision.datasets import CIFAR10
+
+from meta_tests import wrong_subjects
+from meta_tests.wrong_subjects import good, pair
+from robustness_tests import Classifier
+from robustness_tests.subjects.catalog import DATASETS
+from robustness_tests.subjects.datasets import digits, images_and_labels, load_dataset
+from robustness_tests.subjects.inspection import MULTIPLICATIONS_AT_ONCE, _batch_size, rounded_up
+from robustness_tests.subjects.model_check import examine
+from robustness_tests.subjects.models import load_model, model_digest
+from robustness_tests.subjects.sources import dataset_source, model_source
+
+CPU = torch.device("cpu")
+
+NET = """
+    import torch
+    from torch import nn
+
+    from shapes import SHAPES
+
+
+    def stripes():
+        generator = torch.Generator().manual_seed(0)
+        labels = torch.arange(120) % 3
+        images = 0.35 + 0.1 * torch.rand(120, 3, 6, 6, generator=generator)
+        for image, label in zip(images, labels):
+            image[label, :, ::2] += 0.2
+        return images, labels
+
+
+    class Net(nn.Module):
+        def __init__(self, mean):
+            super().__init__()
+            self.mean = mean
+            self.features = nn.Sequential(nn.Conv2d(3, SHAPES[0], 3, padding=1), nn.BatchNorm2d(SHAPES[0]), nn.Tanh())
+            self.head = nn.Linear(SHAPES[0], 3)
+
+        def forward(self, images):
+            return self.head(self.features((images - self.mean) / 0.25).mean(dim=(2, 3)))
+
+
+    def tiny_net(mean=0.5):
+        torch.manual_seed(1)
+        net, (images, labels) = Net(mean), stripes()
+        optimizer = torch.optim.Adam(net.parameters(), 0.02)
+        for _ in range(40):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(net(images), labels).backward()
+            optimizer.step()
+        return net.eval()
+
+
+    def other_net():
+        return tiny_net(mean=0.4)
+"""
+
+
+def write_network(folder):
+    """A network and a data set that no test has seen, in a folder of the user, with a module beside it."""
+    (folder / "work").mkdir()
+    (folder / "work/net.py").write_text(textwrap.dedent(NET))
+    (folder / "work/shapes.py").write_text("SHAPES = (8,)\n")
+    from_net = load(f"{folder}/work/net.py:stripes", folder)
+    pictures = (from_net.images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    np.savez(folder / "work/stripes.npz", images=pictures, labels=from_net.labels.numpy())
+
+
+def load(text, folder, count=None):
+    return load_dataset(dataset_source(str(text), folder), folder, count)
+
+
+def network(text, folder, dataset="digits"):
+    return load_model(model_source(str(text), dataset_source(dataset, folder), folder), folder, CPU)
+
+
+@pytest.mark.parametrize(("workers", "certify"), [("-n0", "auto"), ("-n2", "off")])
+def test_unseen_network_and_data_run_at_first_try(gate, workers, certify):
+    write_network(gate.folder)
+    result = gate(
+        workers,
+        "--quick",
+        "--images=6",
+        f"--certify={certify}",
+        "--model=work/net.py:tiny_net",
+        "--against=work/net.py:other_net",
+        "--dataset=npz:work/stripes.npz",
+        timeout=600,
+    )
+    assert result.ret in (0, 1), result.stdout.str() + result.stderr.str()
+    content = gate.results()
+    assert content["run"]["sources"] == {
+        "net.tiny_net": "work/net.py:tiny_net",
+        "net.other_net": "work/net.py:other_net",
+    }
+    assert content["run"]["dataset"] == "stripes"
+    assert content["run"]["test_images"] == 120
+    assert content["tests"]["missing"] == 0
+    outcomes = {record["test"]: record["outcome"] for record in content["records"]}
+    hard = ("is_real", "anchored", "certified_below", "within_certified", "informative")
+    assert all(outcome != "failed" for test, outcome in outcomes.items() if any(name in test for name in hard))
+    assert outcomes["robustness_tests/test_bounds.py::test_clever_below_distance[net.tiny_net-stripes-linf-00005]"]
+    (clean,) = [row for row in content["properties"] if row["property_name"] == "test_clean_accuracy"]
+    assert (clean["outcome"], clean["value"] > 0.9) == ("skipped", True), "nobody has said how accurate it has to be"
+    page = (gate.results_folder / "report.html").read_text()
+    assert "net.tiny_net (work/net.py:tiny_net)" in page
+    result.stdout.fnmatch_lines(
+        ["robustness: net.tiny_net (work/net.py:tiny_net) against*on stripes (npz:work/stripes.npz)*"]
+    )
+
+
+def test_without_another_model_nothing_is_compared(gate):
+    write_network(gate.folder)
+    result = gate(
+        "-n0", "--quick", "--images=5", "--model=work/net.py:tiny_net", "--dataset=npz:work/stripes.npz", "-k", "beats"
+    )
+    result.stdout.fnmatch_lines(["Not compared: no other model than net.tiny_net was given (--against)."])
+    assert result.ret == 0
+
+
+def test_thresholds_by_the_names_of_the_user(gate):
+    write_network(gate.folder)
+    (gate.folder / "mine.toml").write_text(
+        '[datasets.stripes.clean_accuracy]\nleast = 0.5\n[models."net.tiny_net".clean_accuracy]\nleast = 1.0\n'
+        '[noise_accuracy.stripes]\nl2 = { "0.5" = 0.01 }\n'
+    )
+    subjects = ("--model=work/net.py:tiny_net", "--dataset=npz:work/stripes.npz", "--thresholds=mine.toml")
+    assert gate("-n0", "--quick", "--images=5", *subjects, "-k", "clean or noise", "--norms=l2").ret == 0
+    values = gate.values("test_noise_accuracy[net.tiny_net-net.tiny_net-stripes-l2-0.5]")
+    assert values["threshold"] == 0.01
+    assert gate.values("test_clean_accuracy")["threshold"] == 1.0
+
+
+def test_two_models_of_one_name_are_told_apart(gate):
+    write_network(gate.folder)
+    shutil.copytree(gate.folder / "work", gate.folder / "older")
+    arguments = ("--model=work/net.py:tiny_net", "--against=older/net.py:tiny_net", "--dataset=npz:work/stripes.npz")
+    result = gate("-n0", "--quick", "--images=5", *arguments, "-k", "is_real", "--norms=l2")
+    assert result.ret == 0
+    assert set(gate.results()["run"]["sources"]) == {"net.tiny_net", "net.tiny_net.reference"}
+
+
+def test_npz_folder_and_files_hold_the_same_images(tmp_path):
+    """Bytes in npz, floats in npz, a pair in a file, a Dataset in a file, and PNG files: the same tensors."""
+    shutil.copy(wrong_subjects.__file__, tmp_path / "mine.py")
+    images, labels = pair()
+    pictures = (images * 255).round().to(torch.uint8)
+    rounded = pictures.float() / 255
+    np.savez(tmp_path / "bytes.npz", images=pictures.permute(0, 2, 3, 1).numpy(), labels=labels.numpy())
+    np.savez_compressed(tmp_path / "grey.npz", images=pictures[:, 0].numpy(), labels=labels.to(torch.uint8).numpy())
+    np.savez(tmp_path / "floats.npz", images=images.double().numpy(), labels=labels.numpy())
+    for name, expected in (("bytes", rounded), ("grey", rounded), ("floats", images)):
+        found = load(f"npz:{name}.npz", tmp_path, 10)
+        assert torch.equal(found.images, expected[:10])
+        assert torch.equal(found.labels, labels[:10])
+        assert (found.total, found.images.dtype, found.labels.dtype) == (60, torch.float32, torch.int64)
+    for name in ("pair", "items"):
+        found = load(f"mine.py:{name}", tmp_path, 10)
+        assert torch.equal(found.images, images[:10])
+        assert found.total == 60
+    for row, label in enumerate(labels.tolist()):
+        path = tmp_path / f"pictures/{label}/{row:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pictures[row, 0].numpy()).convert("RGB").save(path)
+    found = load("folder:pictures", tmp_path, 9)
+    assert found.labels.tolist() == list(range(9)), "one class after another"
+    assert found.total == 60
+    first = [int((labels == label).nonzero()[0]) for label in range(9)]
+    assert torch.equal(found.images, rounded[first].expand(-1, 3, -1, -1))
+
+
+def test_digest_of_a_batch_is_of_its_images_alone():
+    some = digits("test")
+    changed = images_and_labels(some.images.clone(), some.labels)
+    changed.images[30] = 0
+    assert changed.digest(slice(0, 20)) == some.digest(slice(0, 20))
+    assert changed.digest(slice(20, 40)) != some.digest(slice(20, 40))
+
+
+def test_digest_of_a_model_sees_code_constants_and_weights(tmp_path):
+    write_network(tmp_path)
+    images = load("npz:work/stripes.npz", tmp_path)
+    net = network("work/net.py:tiny_net", tmp_path, "npz:work/stripes.npz")
+    before = model_digest(net, images, CPU)
+    assert model_digest(net, images, CPU) == before
+    net.mean = 0.501  # neither a weight nor code
+    assert model_digest(net, images, CPU) != before
+
+
+def test_saved_programs_are_the_network(tmp_path):
+    images = pair()[0]
+    batch = torch.export.Dim("batch")
+    torch.export.save(torch.export.export(good(), (images[:2],), dynamic_shapes=({0: batch},)), tmp_path / "net.pt2")
+    torch.jit.save(torch.jit.trace(good(), images[:2]), tmp_path / "net.pt")
+    for file in ("net.pt2", "net.pt"):
+        loaded = network(file, tmp_path)
+        assert torch.allclose(loaded(images), good()(images), atol=1e-6)
+        assert not any(module.training for module in loaded.modules())
+        assert not any(parameter.requires_grad for parameter in loaded.parameters())
+        examine(loaded, digits("test"), CPU)
+
+
+def test_dropout_in_a_program_is_found(tmp_path):
+    images = pair()[0]
+    random = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Dropout(0.5))
+    program = torch.export.export(random.train(), (images[:2],), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    torch.export.save(program, tmp_path / "net.pt2")
+    with pytest.raises(ValueError, match="outputs that differ"):
+        examine(network("net.pt2", tmp_path), digits("test"), CPU)
+
+
+def test_classifier_normalises_and_freezes():
+    inside = nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
+    classifier = Classifier(inside, normalize=([0.1, 0.2, 0.3], [0.5, 0.25, 0.125]))
+    images = torch.rand(5, 3, 2, 2)
+    mean, std = torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1), torch.tensor([0.5, 0.25, 0.125]).view(3, 1, 1)
+    assert torch.allclose(classifier(images), inside((images - mean) / std))
+    assert not classifier.training
+    assert not any(parameter.requires_grad for parameter in classifier.parameters())
+    for bad in (([0.5], [0.0]), ([0.5], [0.5, 0.5]), ([torch.nan], [1.0])):
+        with pytest.raises(ValueError, match=r"got .*expected"):
+            Classifier(inside, normalize=bad)
+
+
+def test_distance_of_a_linear_model_is_seen_at_once():
+    """It is linear: the median of margin / dual norm is the median of its true distances."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(40, 1, 4, 4, generator=generator)
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(16, 2)).eval()
+    labels = linear(images).argmax(dim=1)
+    examined = examine(linear.requires_grad_(False), images_and_labels(images, labels), CPU)
+    weights = linear[1].weight[0] - linear[1].weight[1]
+    margins = (linear(images[:16])[:, 0] - linear(images[:16])[:, 1]).abs().median()
+    for norm, dual in (("linf", 1), ("l2", 2), ("l1", torch.inf)):
+        assert examined.distances[norm] == pytest.approx(
+            float(margins / torch.linalg.vector_norm(weights, dual)), rel=1e-4
+        )
+    assert examined.multiplications == 32
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(0.0101, 0.02), (0.02, 0.02), (3.0, 5.0), (999.0, 1000.0), (1e-6, 1e-6)]
+)
+def test_radius_is_rounded_up(value, expected):
+    assert rounded_up(value) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("multiplications", "size"), [(1, 20), (MULTIPLICATIONS_AT_ONCE // 4, 4), (10**12, 1)])
+def test_large_models_are_measured_in_small_batches(multiplications, size):
+    assert _batch_size(multiplications) == size
+
+
+def cifar_batch(folder, monkeypatch):
+    """A test batch in the format of the authors, its digest made the known one."""
+    generator = np.random.default_rng(0)
+    content = {"data": generator.integers(0, 256, (30, 3072), dtype=np.uint8), "labels": list(range(10)) * 3}
+    place = folder / CIFAR10.base_folder
+    place.mkdir()
+    files = {"test_batch": content, "batches.meta": {"label_names": list("abcdefghij")}}
+    for name, value in files.items():
+        (place / name).write_bytes(pickle.dumps(value))
+    digests = {name: hashlib.md5((place / name).read_bytes()).hexdigest() for name in files}
+    monkeypatch.setattr(CIFAR10, "train_list", [])
+    monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", digests["test_batch"]]])
+    monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": digests["batches.meta"]})
+    return content
+
+
+def test_cifar10_is_read_as_its_authors_wrote_it(tmp_path, monkeypatch):
+    content = cifar_batch(tmp_path, monkeypatch)
+    found = load("cifar10", tmp_path, 20)
+    assert torch.equal(found.images, torch.from_numpy(content["data"][:20]).view(20, 3, 32, 32) / 255)
+    assert found.labels.tolist() == content["labels"][:20]
+    assert found.total == 30
+
+
+def test_cifar10_that_somebody_has_changed_is_not_unpickled(tmp_path, monkeypatch):
+    cifar_batch(tmp_path, monkeypatch)
+    (tmp_path / CIFAR10.base_folder / "test_batch").write_bytes(pickle.dumps(wrong_subjects.Items))
+    monkeypatch.setattr(CIFAR10, "url", "http://127.0.0.1:9/none")
+    with pytest.raises(ValueError, match=r"got no file .*test_batch as CIFAR-10 has it, and no download"):
+        load("cifar10", tmp_path)
+
+
+def test_cifar10_c_is_read_by_severity(tmp_path):
+    place = tmp_path / "CIFAR-10-C"
+    place.mkdir()
+    images = np.zeros((50_000, 1, 1, 3), np.uint8)
+    images[20_000:30_000] = 255
+    np.save(place / "fog.npy", images)
+    np.save(place / "labels.npy", (np.arange(50_000) % 10).astype(np.uint8))
+    found = load("cifar10-c:fog:3", tmp_path, 100)
+    assert found.images.shape == (100, 3, 1, 1)
+    assert bool((found.images == 1).all())
+    assert (found.total, found.labels[:3].tolist()) == (10_000, [0, 1, 2])
+    assert not load("cifar10-c:fog:2", tmp_path, 100).images.any()
+
+
+def test_names_of_the_study_are_robustbench_models_on_cifar10(tmp_path):
+    cifar10 = dataset_source("cifar10", tmp_path)
+    robust, standard = (model_source(name, cifar10, tmp_path) for name in ("robust", "standard"))
+    assert (robust.name, robust.text) == ("robust", "robustbench:cifar10/corruptions/Hendrycks2020AugMix_WRN")
+    assert (standard.name, standard.place) == ("standard", "cifar10/Linf/Standard")
+    assert model_source("robust", dataset_source("digits", tmp_path), tmp_path).kind == "bundled"
+
+
+@pytest.mark.parametrize(
+    "text", ["robustbench:cifar10/L2/a b@c", "timm:hf_hub:x/y", "some.module:Net.make", "net.py:f"]
+)
+def test_names_can_be_in_ids_and_file_names(tmp_path, text):
+    (tmp_path / "net.py").touch()
+    name = model_source(text, dataset_source("digits", tmp_path), tmp_path).name
+    assert not set(name) & set("/\\:@ []")
+
+
+def test_bundled_dataset_has_the_size_that_the_catalog_says():
+    card, images = DATASETS["digits"], digits("test").images
+    assert (card.test_images, card.values) == (len(images), images[0].numel())
