@@ -60,7 +60,9 @@ def mean_share(values: Sequence[float] | NDArray[np.float64], confidence: float 
     tail = (1 - confidence) / 2
     low = stats.beta.ppf(tail, total, count - total + 1) if total > 0 else 0.0
     high = stats.beta.ppf(1 - tail, total + 1, count - total) if total < count else 1.0
-    return Estimate(total / count, float(low), float(high))
+    value = total / count
+    # The quantiles of a law that is all but a point are inexact.
+    return Estimate(value, min(value, float(low)), max(value, float(high)))
 
 
 def median(values: Sequence[float] | NDArray[np.float64], confidence: float = 0.95) -> Estimate:
