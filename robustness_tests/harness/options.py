@@ -90,8 +90,8 @@ OPTIONS = [
     Option(
         "clever-radius",
         "",
-        "Radius of CLEVER's ball for norms: linf=0.05,l2=1 (default: of the dataset, or about twice the distance at "
-        "which the models would be fooled if they were linear)",
+        "Radius of CLEVER's ball for norms: linf=0.05,l2=1 (default: of the dataset, or three times the median distance "
+        "at which the models would be fooled if they were linear, rounded up)",
         "RADII",
     ),
     Option(

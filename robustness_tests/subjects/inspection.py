@@ -177,9 +177,10 @@ def _look(request: dict[str, Any]) -> Inspection:
 def _clever_radius(dataset: Source, examined: list[Any]) -> dict[str, float]:
     if dataset.kind == "bundled":
         return dict(DATASETS[dataset.name].clever_radius)
-    # Four times in L1, since random points of an L1 ball hardly ever come near its corners.
-    factor = {"l1": 4.0}
-    return {norm: rounded_up(factor.get(norm, 2.0) * max(one.distances[norm] for one in examined)) for norm in NORMS}
+    # So large that the cap decides few scores. Twice as large in L1, since random points of an L1 ball hardly ever come
+    # near its corners.
+    factor = {"l1": 6.0}
+    return {norm: rounded_up(factor.get(norm, 3.0) * max(one.distances[norm] for one in examined)) for norm in NORMS}
 
 
 def rounded_up(value: float) -> float:
