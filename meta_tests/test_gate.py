@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -282,8 +283,9 @@ def test_progress_is_shown_on_a_terminal(gate):
         output += piece
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     text = output.decode()
-    assert "measuring: 0 of 6 batches" in text
+    assert "measuring: 0 of 8 batches" in text
     assert " left" in text
+    assert re.search(r"[1-9][0-9,]+ forward passes", text)
     assert "PASS (quick): robust against standard" in text
 
 

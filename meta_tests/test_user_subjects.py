@@ -137,7 +137,7 @@ def test_thresholds_by_the_names_of_the_user(gate):
     )
     subjects = ("--model=work/net.py:tiny_net", "--dataset=npz:work/stripes.npz", "--thresholds=mine.toml")
     assert gate("-n0", "--quick", "--images=5", *subjects, "-k", "clean or noise", "--norms=l2").ret == 0
-    values = gate.values("test_noise_accuracy[net.tiny_net-net.tiny_net-stripes-l2-0.5]")
+    values = gate.values("test_noise_accuracy[net.tiny_net-stripes-l2-0.5]")
     assert values["threshold"] == 0.01
     assert gate.values("test_clean_accuracy")["threshold"] == 1.0
 

@@ -94,7 +94,7 @@ def _identity(run: Run, metafunc: pytest.Metafunc, names: list[str], row: tuple[
         yield str(values.pop("model_name"))
     elif "candidate" in metafunc.fixturenames:
         yield run.model
-        if "reference" in metafunc.fixturenames:
+        if "reference" in metafunc.fixturenames and run.against != run.model:
             yield run.against
     yield run.dataset
     for name, value in values.items():

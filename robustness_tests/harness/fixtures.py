@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
-from robustness_tests.harness.progress import batch_done
+from robustness_tests.harness.progress import PassCounter, batch_done
 from robustness_tests.harness.records import ABOUT
 from robustness_tests.harness.run import RUN, Run
 from robustness_tests.harness.thresholds import Thresholds
@@ -107,7 +107,11 @@ def measurements(run: Run, pytestconfig: pytest.Config) -> Measurements:
     """All that has been measured, see the fixtures `adversarial_distance` and `clever`."""
     from robustness_tests.harness.measurements import Measurements  # noqa: PLC0415  # torch, see above
 
-    return Measurements(run, lambda batch, stored: batch_done(pytestconfig, batch, stored=stored))
+    return Measurements(
+        run,
+        lambda batch, stored: batch_done(pytestconfig, batch, stored=stored),
+        PassCounter(pytestconfig),
+    )
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ import metrics
 from metrics import CleverScores
 from metrics.norms import length
 from robustness_tests.harness.black_box import QUERIES, BlackBoxAttack, square
+from robustness_tests.harness.collection import PROVING
 from robustness_tests.harness.image_results import (
     AnchoredScoreOfImage,
     CertificateOfImage,
@@ -98,6 +99,21 @@ class Subject:
         return int(self.images.labels[index])
 
 
+class Counted(nn.Module):
+    """A network that tells how many images go through it."""
+
+    def __init__(self, network: nn.Module, count: Callable[[int], None]) -> None:
+        super().__init__()
+        self.network, self.count = network, count
+        # Not eval(), which an exported program does not know.
+        self.training = False
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The logits of the network."""
+        self.count(len(images))
+        return self.network(images)
+
+
 @functools.cache
 def subject(source: Source, dataset: Source, count: int, device: str, data_dir: Path) -> Subject:
     """A model and the first `count` images of its dataset, loaded once in a process."""
@@ -137,12 +153,19 @@ def seed_of(seed: int, metric: str, model: str, index: int) -> int:
 class Measurements:
     """Numbers by model, norm and image: from memory, from the store, or measured with the whole batch.
 
-    `on_batch` is called for each batch that has become available: what it is, and whether it was stored.
+    `on_batch` is called for each batch that has become available: what it is, and whether it was stored; `on_passes`
+    with the images of each forward pass.
     """
 
-    def __init__(self, run: Run, on_batch: Callable[[tuple[str, str, str, int], bool], None]) -> None:
+    def __init__(
+        self,
+        run: Run,
+        on_batch: Callable[[tuple[str, str, str, int], bool], None],
+        on_passes: Callable[[int], None] = lambda _: None,
+    ) -> None:
         self.run = run
         self.on_batch = on_batch
+        self.on_passes = on_passes
         self.store = Store(run.measurements, run.started, fresh=run.fresh)
         self._batches: dict[tuple[str, str, str, int], tuple[dict[str, Tensor], bool]] = {}
 
@@ -272,10 +295,12 @@ class Measurements:
         if metric == "exact_distance":
             options["adversarial"] = moved["adversarial_distance"]["adversarial"]
             options["certified"] = moved["certified_distance"]["distance"]
+        # Bounds are propagated through the network itself.
+        network = model.network if metric in PROVING else Counted(model.network, self.on_passes)
         with reproducible():
             if metric == "noise_accuracy":
-                return _by_law(lambda law: measure(model.network, images, labels, norm=norm, law=law, **options))
-            result = measure(model.network, images, labels, norm=norm, **options)
+                return _by_law(lambda law: measure(network, images, labels, norm=norm, law=law, **options))
+            result = measure(network, images, labels, norm=norm, **options)
         columns = {field.name: getattr(result, field.name) for field in fields(result)}
         return {
             name: of_texts(column) if isinstance(column, tuple) else column

@@ -1,5 +1,6 @@
 """Options of the command line, each with a twin in the ini file, and their checks. Imports no torch."""
 
+import contextlib
 import math
 import os
 import re
@@ -90,8 +91,8 @@ OPTIONS = [
     Option(
         "clever-radius",
         "",
-        "Radius of CLEVER's ball for norms: linf=0.05,l2=1 (default: of the dataset, or three times the median distance "
-        "at which the models would be fooled if they were linear, rounded up)",
+        "Radius of CLEVER's ball for norms: linf=0.05,l2=1 (default: of the dataset, or three times the median "
+        "distance at which the models would be fooled if they were linear, rounded up)",
         "RADII",
     ),
     Option(
@@ -200,7 +201,11 @@ def run_from(config: pytest.Config) -> Run:
         # A worker is told when the run began: what another worker has measured since then belongs to this run.
         started=worker_input(config)["robustness_started"] if is_worker(config) else time.time(),
     )
-    seen = Inspection.from_json(worker_input(config)["robustness_inspection"]) if is_worker(config) else _inspected(run)
+    seen = (
+        Inspection.from_json(worker_input(config)["robustness_inspection"])
+        if is_worker(config)
+        else _inspected(run, config)
+    )
     config.stash[INSPECTION] = seen
     if images is not None and images > seen.test_images:
         raise pytest.UsageError(
@@ -217,17 +222,22 @@ def run_from(config: pytest.Config) -> Run:
     )
 
 
-def _inspected(run: Run) -> Inspection:
+def _inspected(run: Run, config: pytest.Config) -> Inspection:
+    if is_worker(config):
+        return Inspection.from_json(worker_input(config)["robustness_inspection"])
     options = {"model": run.model, "against": run.against}
+    capture = config.pluginmanager.getplugin("capturemanager")
     try:
-        return inspect(
-            {option: run.sources[name] for option, name in options.items()},
-            run.dataset_source,
-            images=run.images,
-            device=run.device,
-            data_dir=run.data_dir,
-            folder=run.folder,
-        )
+        # Without capture: a download shows its progress on a terminal.
+        with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
+            return inspect(
+                {option: run.sources[name] for option, name in options.items()},
+                run.dataset_source,
+                images=run.images,
+                device=run.device,
+                data_dir=run.data_dir,
+                folder=run.folder,
+            )
     except WrongSubjectError as error:
         raise pytest.UsageError(f"--{error.option}: {error}") from error
 

@@ -1,4 +1,4 @@
-"""Progress: how many batches are measured and how long it will take, on a terminal only.
+"""Progress: how many batches are measured, how long it will take, and forward passes so far, on a terminal only.
 
 Workers cannot write to the terminal. Each appends what it plans and what it has done to a file of its own; the
 controller reads them and draws one line.
@@ -10,6 +10,7 @@ import shutil
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,27 @@ def batch_done(config: pytest.Config, batch: tuple[str, str, str, int], *, store
         _append(config, {"done": [batch], "stored": stored})
 
 
+class PassCounter:
+    """Writes down forward passes as they are made: a batch of a large model takes minutes.
+
+    Attributes:
+        config: of this process.
+        passes: made so far.
+    """
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.passes = 0
+        self._written = 0.0
+
+    def __call__(self, passes: int) -> None:
+        """So many more."""
+        self.passes += passes
+        if time.monotonic() - self._written > SECONDS_BETWEEN_LOOKS and self.config.stash.get(FOLDER, None):
+            self._written = time.monotonic()
+            _append(self.config, {"passes": self.passes})
+
+
 def _append(config: pytest.Config, event: dict[str, Any]) -> None:
     folder = config.stash[FOLDER]
     if folder is None:
@@ -77,21 +99,25 @@ def _append(config: pytest.Config, event: dict[str, Any]) -> None:
         file.write(json.dumps(event) + "\n")
 
 
-def read_progress(folder: Path) -> tuple[int, int, int]:
-    """Batches planned, batches that were stored, and batches measured, by the files of a folder."""
+def read_progress(folder: Path) -> tuple[int, int, int, int]:
+    """Batches planned, batches that were stored, batches measured, and forward passes, by the files of a folder."""
     planned: set[tuple[Any, ...]] = set()
     done: dict[tuple[Any, ...], bool] = {}
+    passes = 0
     for file in folder.glob("*.jsonl"):
+        of_file = 0
         for line in file.read_text(encoding="utf-8").splitlines():
             try:
                 event = json.loads(line)
             except ValueError:
                 continue  # a line that is just being written
+            of_file = max(of_file, event.get("passes", 0))
             planned |= {tuple(batch) for batch in event.get("planned", [])}
             for batch in event.get("done", []):
                 done[tuple(batch)] = event["stored"]
+        passes += of_file
     stored = sum(done.values())
-    return len(planned | set(done)), stored, len(done) - stored
+    return len(planned | set(done)), stored, len(done) - stored, passes
 
 
 class Display:
@@ -161,12 +187,12 @@ class Display:
 
     def _draw_until_stopped(self) -> None:
         while not self.stopped.wait(SECONDS_BETWEEN_LOOKS):
-            planned, stored, measured = read_progress(self.folder)
+            planned, stored, measured, passes = read_progress(self.folder)
             with self.lock:
                 self.planned = planned
-                self._draw(planned - stored, measured)
+                self._draw(planned - stored, measured, passes)
 
-    def _draw(self, total: int, done: int) -> None:
+    def _draw(self, total: int, done: int, passes: int) -> None:
         if self.bar is None:
             if done == total:
                 return
@@ -175,9 +201,11 @@ class Display:
                 total=total,
                 file=self.terminal,
                 leave=False,
-                dynamic_ncols=True,
-                bar_format="measuring: {n_fmt} of {total_fmt} batches |{bar}| {elapsed}, {remaining} left",
+                bar_format="measuring: {n_fmt} of {total_fmt} batches |{bar}| {elapsed}, {remaining} left{postfix}",
             )
+        # Not tqdm's own way, which draws nothing on a terminal that does not know its size, as of `script` or a container.
+        self.bar.ncols = shutil.get_terminal_size().columns
+        self.bar.set_postfix_str(f"{passes:,} forward passes", refresh=False)
         self.bar.total, self.bar.n = total, done
         if done == total:
             self.bar.clear()

@@ -105,6 +105,9 @@ def _in_a_process(request: dict[str, Any]) -> Inspection:
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join(path for path in sys.path if path))
     # Downloads show their progress to somebody who sits there; what users' code prints is not for a log.
     shown = None if sys.stderr is not None and sys.stderr.isatty() else subprocess.PIPE
+    if shown is None:
+        names = ", ".join(dict.fromkeys(one["text"] for one in (*request["models"].values(), request["dataset"])))
+        print(f"robustness: looking at {names}", file=sys.stderr)  # noqa: T201  # on a terminal: it takes some seconds
     with tempfile.TemporaryDirectory(prefix="robustness-inspection-") as place:
         answer = Path(place, "answer.json")
         done = subprocess.run(
