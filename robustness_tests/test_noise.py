@@ -1,4 +1,4 @@
-"""Random noise, which is no attack: how often images keep their label under it, the candidate's and the reference's."""
+"""Noise and corruptions that nobody has chosen: how often candidate and reference are right under them."""
 
 import pytest
 
@@ -64,3 +64,25 @@ def test_candidate_beats_reference_in_noise_accuracy(
 def mean_over(found, epsilons):
     """The share of right labels of an image over all strengths, noise in the ball."""
     return sum(found.at(epsilon, "ball") for epsilon in epsilons) / len(epsilons)
+
+
+def test_common_corruptions(candidate, reference, common_corruptions, run, thresholds, measured):
+    """The candidate classifies enough images correctly under the common corruptions of CIFAR-10-C.
+
+    The mean over 15 corruptions and five severities (Hendrycks & Dietterich 2019), on the same images of the test
+    split: weather, blur, noise, compression. A failure means that the model is not robust to what cameras do.
+    """
+    found = common_corruptions(candidate)
+    if not found:
+        pytest.skip("needs --dataset cifar10, and the folder CIFAR-10-C in --data-dir")
+    accuracy = sum(found.values()) / len(found)
+    worst = min(found, key=found.get)
+    measured(value=accuracy, images=run.images, threshold=thresholds.common_corruptions, corruptions=found)
+    if reference.name != candidate.name:
+        measured(reference_value=sum(common_corruptions(reference).values()) / len(found))
+    if thresholds.common_corruptions is None:
+        pytest.skip("measured and not judged: no threshold file states common_corruptions.least")
+    assert accuracy >= thresholds.common_corruptions, (
+        f"{candidate.name} classifies {accuracy:.1%} of corrupted images correctly ({found[worst]:.1%} under {worst}), "
+        f"expected {thresholds.common_corruptions:.1%} or more"
+    )

@@ -6,6 +6,7 @@ def test_my_image(candidate, adversarial_distance):
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
@@ -172,6 +173,12 @@ def exact_distance(measurements: Measurements) -> ExactDistance:
 def noise_accuracy(measurements: Measurements) -> NoiseAccuracy:
     """Measure the accuracy under random noise: `noise_accuracy(model, image, norm=...)`, at the run's strengths."""
     return lambda model, image, *, norm: measurements.noise(model.name, image, norm)
+
+
+@pytest.fixture(scope="session")
+def common_corruptions(measurements: Measurements) -> Callable[[Subject], dict[str, float]]:
+    """Accuracy under each corruption of CIFAR-10-C, where the data is there: `common_corruptions(model)`."""
+    return lambda model: measurements.common_corruptions(model.name)
 
 
 @pytest.fixture(scope="session")

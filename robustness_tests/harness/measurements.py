@@ -29,7 +29,7 @@ from robustness_tests.harness.image_results import (
 from robustness_tests.harness.run import Run
 from robustness_tests.harness.store import Key, Store
 from robustness_tests.subjects.catalog import MODELS, NORMS, closest
-from robustness_tests.subjects.datasets import Images, load_dataset
+from robustness_tests.subjects.datasets import Images, common_corruptions, load_dataset
 from robustness_tests.subjects.models import check_bundled, load_model, model_digest
 from robustness_tests.subjects.reproducible import device_kind, reproducible, resolve_device
 from robustness_tests.subjects.sources import Source
@@ -205,6 +205,20 @@ class Measurements:
         """The accuracy of a model on an image with random noise."""
         row, stored = self._row("noise_accuracy", name, index, norm)
         return of_row(NoiseOfImage, row, stored, image=index, epsilons=self.run.noise_epsilons(norm))
+
+    def common_corruptions(self, name: str) -> dict[str, float]:
+        """Accuracy of a model on the run's images under each corruption of CIFAR-10-C, the mean of five severities.
+
+        Empty for other datasets, or where the data is not there. Not stored: one pass for each image.
+        """
+        run, model = self.run, self.subject(name)
+        shares: dict[str, list[float]] = {}
+        if run.dataset_source.kind == "cifar10":
+            for corruption, images in common_corruptions(run.data_dir, run.images):
+                logits = torch.cat([model.logits(part) for part in images.images.split(100)])
+                right = (logits.argmax(dim=1) == images.labels).float().mean()
+                shares.setdefault(corruption, []).append(float(right))
+        return {corruption: sum(accuracies) / len(accuracies) for corruption, accuracies in shares.items()}
 
     def _radius(self, norm: str) -> float:
         return self.run.clever_radius[norm]

@@ -201,11 +201,7 @@ def run_from(config: pytest.Config) -> Run:
         # A worker is told when the run began: what another worker has measured since then belongs to this run.
         started=worker_input(config)["robustness_started"] if is_worker(config) else time.time(),
     )
-    seen = (
-        Inspection.from_json(worker_input(config)["robustness_inspection"])
-        if is_worker(config)
-        else _inspected(run, config)
-    )
+    seen = _inspected(run, config)
     config.stash[INSPECTION] = seen
     if images is not None and images > seen.test_images:
         raise pytest.UsageError(

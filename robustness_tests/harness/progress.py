@@ -203,7 +203,7 @@ class Display:
                 leave=False,
                 bar_format="measuring: {n_fmt} of {total_fmt} batches |{bar}| {elapsed}, {remaining} left{postfix}",
             )
-        # Not tqdm's own way, which draws nothing on a terminal that does not know its size, as of `script` or a container.
+        # Not tqdm's own way, which draws nothing on a terminal that does not know its size, as in a container.
         self.bar.ncols = shutil.get_terminal_size().columns
         self.bar.set_postfix_str(f"{passes:,} forward passes", refresh=False)
         self.bar.total, self.bar.n = total, done

@@ -13,6 +13,7 @@ DEFAULT_FILE = Path(__file__).parent.parent / "thresholds.toml"
 SCALARS = {
     ("confidence",): "confidence",
     ("clean_accuracy", "least"): "clean_accuracy",
+    ("common_corruptions", "least"): "common_corruptions",
     ("comparison", "largest_p_value"): "largest_p_value",
     ("clever_below_distance", "least_share"): "clever_below_distance",
     ("clever_radius", "factor"): "clever_radius_factor",
@@ -35,6 +36,7 @@ class Thresholds:
     Attributes:
         confidence: `confidence`, of every interval.
         clean_accuracy: `clean_accuracy.least`; None where no file states any for this dataset and candidate.
+        common_corruptions: `common_corruptions.least`; None where no file states any.
         largest_p_value: `comparison.largest_p_value`.
         clever_below_distance: `clever_below_distance.least_share`.
         clever_radius_factor: `clever_radius.factor`.
@@ -49,6 +51,7 @@ class Thresholds:
 
     confidence: float
     clean_accuracy: float | None
+    common_corruptions: float | None
     largest_p_value: float
     clever_below_distance: float
     clever_radius_factor: float
@@ -74,7 +77,7 @@ def load_thresholds(path: Path | None, model: str = "", dataset: str = "") -> Th
     Raises:
         ValueError: for a file that cannot be read or is no TOML, an unknown key, a value of another type or range.
     """
-    merged: dict[str, Any] = {**{section: {} for section in SHARES}, "clean_accuracy": None}
+    merged: dict[str, Any] = {**{section: {} for section in SHARES}, "clean_accuracy": None, "common_corruptions": None}
     others: list[str] = []
     files = [DEFAULT_FILE] if path is None else [DEFAULT_FILE, path]
     for file in files:

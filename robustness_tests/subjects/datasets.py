@@ -3,7 +3,7 @@
 import hashlib
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robustness_tests.subjects.objects import attribute_of
-from robustness_tests.subjects.sources import Source
+from robustness_tests.subjects.sources import CORRUPTIONS, Source
 
 CHANNELS = (1, 2, 3, 4)
 """A dimension of another size is not taken for the channels."""
@@ -147,6 +147,15 @@ def cifar10_c(corruption_and_severity: str, data_dir: Path, count: int | None = 
         raise ValueError(f"got a file of {place} that cannot be read: {one_line(error)}") from error
     rows = slice((int(severity) - 1) * 10_000, int(severity) * 10_000)
     return images_and_labels(images[rows], labels[rows] if len(labels) == len(images) else labels[:10_000], count)
+
+
+def common_corruptions(data_dir: Path, count: int) -> Iterator[tuple[str, Images]]:
+    """The first images of each corruption and severity of CIFAR-10-C, with its name; none where it is not there."""
+    if (data_dir / "CIFAR-10-C" / "labels.npy").is_file():
+        for corruption in CORRUPTIONS:
+            if (data_dir / "CIFAR-10-C" / f"{corruption}.npy").is_file():
+                for severity in range(1, 6):
+                    yield corruption, cifar10_c(f"{corruption}:{severity}", data_dir, count)
 
 
 def npz(file: Path, count: int | None = None) -> Images:
