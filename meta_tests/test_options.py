@@ -38,6 +38,8 @@ BAD = {
     "absent file": (["--model", "none.py:net"], "--model: got 'none.py:net', but there is no '*none.py'"),
     "absent program": (["--model", "none.pt2"], "--model: got 'none.pt2', but there is no '*none.pt2'"),
     "absent npz": (["--dataset", "npz:none.npz"], "--dataset: got 'npz:none.npz', but there is no '*none.npz'"),
+    "nobody's home": (["--dataset", "npz:~nobody-of-this-name/x.npz"], "~nobody-of-this-name/x.npz', which is no path"),
+    "too long": (["--dataset", f"npz:{'x' * 300}"], "which is no path: *File name too long"),
     "folder as npz": (["--dataset", "npz:metrics"], "--dataset: got 'npz:metrics', which is a folder, expected a file"),
     "unknown threat": (
         ["--model", "robustbench:cifar10/linf/Standard"],
@@ -100,6 +102,7 @@ def test_bad_value_is_a_usage_error(gate, case, workers):
         ("[robust_accuracy.digits]\nl3 = {}", "got 'robust_accuracy.digits.l3'"),
         ("[robust_accuracy.digits]\nl2 = 0.5", "expected { epsilon = least share, ... }"),
         ('[robust_accuracy.digits]\nl2 = { "-1" = 0.5 }', "got epsilon '-1' .* expected a positive number"),
+        ('[robust_accuracy.digits]\nl2 = { "inf" = 0.5 }', "got epsilon 'inf' .* expected a positive number"),
         ('[robust_accuracy.digits]\nl2 = { "0.5" = 5 }', "got robust_accuracy.digits.l2.0.5 = 5"),
         ('[certified_accuracy.digits]\nl2 = { "0.5" = 5 }', "got certified_accuracy.digits.l2.0.5 = 5"),
         ("[models]\nmlp = 1", r"expected tables \[models.NAME"),

@@ -13,9 +13,11 @@ from robustness_tests.subjects.catalog import DATASETS, MODELS
 from robustness_tests.subjects.corruptions import corrupt
 from robustness_tests.subjects.datasets import digits
 from robustness_tests.subjects.models import build_network, bundled, check_bundled, clean_accuracy, model_digest
+from robustness_tests.subjects.sources import Source
 from robustness_tests.subjects.wide_resnet import WideResNet
 
 CPU = torch.device("cpu")
+ROBUST = Source("bundled", "robust", "robust")
 
 
 @pytest.mark.parametrize(("training_kind", "accuracy"), [("standard", 0.863), ("corruption", 0.839)])
@@ -114,11 +116,11 @@ def test_broken_model_does_not_get_through(weights_in):
 
 def test_digest_of_a_model_changes_with_its_weights(weights_in):
     images = digits("test")
-    before = model_digest(bundled(MODELS["robust"]), images, CPU)
+    before = model_digest(ROBUST, bundled(MODELS["robust"]), images, CPU)
     state = load_file(MODELS["robust"].weights)
     state["fc.bias"][0] += 1e-6
     card = with_weights(MODELS["robust"], state)
-    assert model_digest(bundled(card), images, CPU) != before
+    assert model_digest(ROBUST, bundled(card), images, CPU) != before
 
 
 def test_training_gives_the_same_bits_again():

@@ -16,12 +16,13 @@ from torchvision.datasets import CIFAR10
 from meta_tests import wrong_subjects
 from meta_tests.wrong_subjects import good, pair
 from robustness_tests import Classifier, test_noise
-from robustness_tests.harness.measurements import Measurements
+from robustness_tests.harness.measurements import Measurements, Subject
 from robustness_tests.subjects.catalog import DATASETS
-from robustness_tests.subjects.datasets import common_corruptions, digits, images_and_labels, load_dataset
+from robustness_tests.subjects.datasets import common_corruptions, digits, from_object, images_and_labels, load_dataset
 from robustness_tests.subjects.inspection import MULTIPLICATIONS_AT_ONCE, _batch_size, rounded_up
 from robustness_tests.subjects.model_check import examine
 from robustness_tests.subjects.models import load_model, model_digest
+from robustness_tests.subjects.objects import code_of
 from robustness_tests.subjects.sources import dataset_source, model_source
 
 CPU = torch.device("cpu")
@@ -149,7 +150,7 @@ def test_two_models_of_one_name_are_told_apart(gate):
     shutil.copytree(gate.folder / "work", gate.folder / "older")
     arguments = ("--model=work/net.py:tiny_net", "--against=older/net.py:tiny_net", "--dataset=npz:work/stripes.npz")
     result = gate("-n0", "--quick", "--images=5", *arguments, "-k", "is_real", "--norms=l2")
-    assert result.ret == 0
+    assert result.ret == 0, result.stdout.str()
     assert set(gate.results()["run"]["sources"]) == {"net.tiny_net", "net.tiny_net.reference"}
 
 
@@ -193,11 +194,178 @@ def test_digest_of_a_batch_is_of_its_images_alone():
 def test_digest_of_a_model_sees_code_constants_and_weights(tmp_path):
     write_network(tmp_path)
     images = load("npz:work/stripes.npz", tmp_path)
-    net = network("work/net.py:tiny_net", tmp_path, "npz:work/stripes.npz")
-    before = model_digest(net, images, CPU)
-    assert model_digest(net, images, CPU) == before
+    source = model_source("work/net.py:tiny_net", dataset_source("npz:work/stripes.npz", tmp_path), tmp_path)
+    net = load_model(source, tmp_path, CPU)
+    before = model_digest(source, net, images, CPU)
+    assert model_digest(source, net, images, CPU) == before
     net.mean = 0.501  # neither a weight nor code
-    assert model_digest(net, images, CPU) != before
+    assert model_digest(source, net, images, CPU) != before
+
+
+HELPED = """
+    import torch
+    from torch import nn
+
+    import helper
+
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(64, 10)
+
+        def forward(self, images):
+            return helper.identity(self.linear(images.flatten(1)))
+
+
+    def net():
+        torch.manual_seed(0)
+        return Net().eval()
+"""
+
+
+def test_digest_of_a_model_sees_the_code_that_its_code_calls(tmp_path):
+    """A function that changes the gradient alone, in a file beside: neither weights nor logits show it."""
+    digests = set()
+    for number, gradient in enumerate(("2", "3")):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "net.py").write_text(textwrap.dedent(HELPED))
+        (folder / "helper.py").write_text(f"def identity(x):\n    return x.detach() + {gradient} * (x - x.detach())\n")
+        source = model_source("net.py:net", dataset_source("digits", folder), folder)
+        digests.add(model_digest(source, load_model(source, folder, CPU), digits("test"), CPU))
+        assert {file.name for file in code_of(source, load_model(source, folder, CPU))} == {"net.py", "helper.py"}
+    assert len(digests) == 2
+
+
+def test_files_of_two_folders_have_their_own_neighbours(tmp_path):
+    """The release case: the new version and the old one, each with a module `arch` beside it."""
+    for name, factor in (("new", 1), ("old", 2)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "arch.py").write_text(f"FACTOR = {factor}\n")
+        (tmp_path / name / "net.py").write_text(textwrap.dedent(NEIGHBOURS))
+    logits = {name: network(f"{name}/net.py:net", tmp_path)(torch.ones(1, 1, 1, 2)) for name in ("new", "old")}
+    assert torch.equal(logits["old"], 2 * logits["new"])
+    with pytest.raises(ValueError, match="arch"):
+        # Which of both would it be? That is an error, and not chance.
+        load(f"{tmp_path}/old/net.py:lazy", tmp_path)
+
+
+NEIGHBOURS = """
+    import torch
+    from torch import nn
+
+    import arch
+
+
+    class Net(nn.Module):
+        def forward(self, images):
+            return images.flatten(1) * arch.FACTOR
+
+
+    def net():
+        return Net().eval()
+
+
+    class Lazy:
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, row):
+            import arch
+            return torch.zeros(1, 2, 2) + 0.1 * arch.FACTOR, row
+
+
+    lazy = Lazy()
+"""
+
+
+def test_networks_that_work_in_place_spoil_nothing(tmp_path):
+    """The same network, in place and not: the same examination, the same digest, and the images as they were."""
+    shutil.copy(wrong_subjects.__file__, tmp_path / "mine.py")
+    images = digits("test")
+    before = images.digest()
+    examined = [
+        examine(wrong_subjects.Changed(before=change), images, CPU)
+        for change in (lambda some: some * 0.9, lambda some: some.mul_(0.9))
+    ]
+    assert examined[0] == examined[1]
+    source = model_source("robust", dataset_source("digits", tmp_path), tmp_path)
+    in_place = wrong_subjects.Changed(before=lambda some: some.mul_(0.5))
+    model_digest(source, in_place, images, CPU)
+    Subject("in place", in_place, "digits", images, CPU, "").logits(images.images[:3])
+    assert images.digest() == before
+
+
+def test_names_of_bundled_things_are_not_for_files(tmp_path):
+    for name in ("digits.npz", "cifar10.npz", "robust.pt"):
+        (tmp_path / name).touch()
+    assert dataset_source("npz:digits.npz", tmp_path).name == "digits.file"
+    assert dataset_source("npz:cifar10.npz", tmp_path).name == "cifar10.file"
+    assert model_source("robust.pt", dataset_source("digits", tmp_path), tmp_path).name == "robust.file"
+    with pytest.raises(ValueError, match=r"got 'robust', expected, for this dataset, one of"):
+        model_source("robust", dataset_source("npz:digits.npz", tmp_path), tmp_path)
+
+
+def test_right_input_of_other_kinds_is_taken(tmp_path):
+    """Lists, 8-bit integers, partial functions, infinite buffers, hidden folders, weak models of few images."""
+    images, labels = pair()
+    assert torch.equal(from_object((images, labels.tolist())).labels, labels)
+    assert torch.equal(from_object([images.tolist(), labels.tolist()]).images, images)
+    assert torch.equal(from_object((images.bfloat16(), labels.to(torch.int8))).labels, labels)
+    two = from_object([(images[0], 1), (images[1], 0)])
+    assert (two.total, two.labels.tolist()) == (2, [1, 0])
+    masked = good()
+    masked.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+    examine(masked, images_and_labels(images, labels), CPU)
+    (tmp_path / "mine.py").write_text(
+        "from functools import partial\nfrom meta_tests.wrong_subjects import good\nnet = partial(good)\n"
+    )
+    assert isinstance(network("mine.py:net", tmp_path), nn.Module)
+    for place in ("cat", "dog", ".cache"):
+        (tmp_path / "pictures" / place).mkdir(parents=True)
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / f"pictures/{place}/a.png")
+    found = load("folder:pictures", tmp_path)
+    assert (found.class_names, found.labels.tolist()) == (("cat", "dog"), [0, 1])
+    # 20 of 30 right, of two classes: better than guessing as far as anybody can tell.
+    few = torch.rand(30, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(16, 2)).eval()
+    noisy = linear(few).argmax(dim=1)
+    noisy[::3] = 1 - noisy[::3]
+    examine(linear, images_and_labels(few, noisy), CPU)
+
+
+def test_seeds_do_not_depend_on_the_name_of_the_model(gate):
+    """Candidate and reference are one network under two names: they get the same noise and the same samples."""
+    write_network(gate.folder)
+    shutil.copytree(gate.folder / "work", gate.folder / "copy")
+    names = ("--model=work/net.py:tiny_net", "--against=copy/net.py:tiny_net", "--dataset=npz:work/stripes.npz")
+    gate("-n0", "--quick", "--images=4", *names, "--norms=l2", "-k", "clever_below_distance or beats")
+    scores = {}
+    for record in gate.results()["records"]:
+        if "image" in record["about"]:
+            scores.setdefault(record["about"]["image"], set()).add(record["values"]["clever"])
+    assert scores
+    assert all(len(of_image) == 1 for of_image in scores.values()), scores
+
+
+def test_a_model_that_has_changed_since_it_was_looked_at_is_not_measured(gate):
+    """The factory reads a file that the first test of the run writes."""
+    shutil.copy(wrong_subjects.__file__, gate.folder)
+    (gate.folder / "net.py").write_text(
+        "from pathlib import Path\nfrom wrong_subjects import good\n\ndef net():\n    network = good()\n"
+        "    if Path(__file__).with_name('flag').exists():\n        next(network.parameters()).data += 0.1\n"
+        "    return network\n"
+    )
+    (gate.folder / "test_mine.py").write_text(
+        "from pathlib import Path\n\ndef test_first():\n    Path(__file__).with_name('flag').touch()\n\n"
+        "def test_second(candidate):\n    pass\n"
+    )
+    result = gate("-n0", "--model=net.py:net", "--against=net.py:net", "test_mine.py")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(
+        ["*got another model from 'net.py:net' than the one that was looked at before the run*"]
+    )
 
 
 def test_saved_programs_are_the_network(tmp_path):

@@ -38,6 +38,10 @@ MODELS = {
     "other_architecture": "got RuntimeError 'Error(s) in loading state_dict * from other_architecture() of",
     "untrained": "about as much as guessing one of 10 classes: is the normalisation inside the model",
     "other_mean": "got ValueError 'got 1 means and 2 stds, expected one of each for each channel' from other_mean()",
+    "a_tuple": "got model output tuple, expected logits of shape (16, K)",
+    "squeezed": "got model output (10,) for one image alone, expected (1, 10): is there a squeeze() in its forward?",
+    "no_backward": "got NotImplementedError (",
+    "random_weights": "got two different models from two calls of random_weights(), expected the same weights",
     "not_a_network": "got a model of dict, expected a torch.nn.Module",
     "god": "there is no 'god' in it, expected the name of a function or object in it",
 }
@@ -52,6 +56,9 @@ DATASETS = {
     "too_few_labels": "got 60 images and labels of shape (59,), expected as many of both",
     "labels_of_floats": "got labels of float32, expected whole numbers: labels.astype('int64')",
     "no_images": "got 0 images",
+    "no_pixels": "got images of shape (3, 1, 0, 0), expected pixels",
+    "huge_labels": "expected class numbers from 0",
+    "ends_the_process": "got SystemExit '3' from ends_the_process()",
     "only_images": "expected a pair (image, label) of a tensor and a class number",
     "broken_items": "got OSError for item 5 of the dataset (no such picture)",
 }
@@ -86,6 +93,11 @@ def pickled_array(folder):
 def picture(path, size=(8, 8)):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.zeros((*size, 3), np.uint8)).save(path)
+
+
+def sixteen_bits(folder):
+    picture(folder / "pictures/cat/a.png")
+    Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(folder / "pictures/cat/a.png")
 
 
 def two_sizes(folder):
@@ -156,10 +168,20 @@ ARRAYS = {
         "folder:pictures",
         "got images of (8, 8) and (9, 8) pixels",
     ),
+    "pictures of 16 bits": (
+        sixteen_bits,
+        "folder:pictures",
+        "a.png that cannot be read: it has I;16 values, of more than",
+    ),
     "no picture": (no_picture, "folder:pictures", "b.png that cannot be read"),
 }
 
 FILES = {
+    "a label after the first images": (
+        lambda _: None,
+        [*NET, "--dataset", "wrong_subjects.py:late_label"],
+        "got labels from 0 to 58 and a model of 10 classes, expected 0 to 9",
+    ),
     "labels from one": (
         lambda _: None,
         [*NET, "--dataset", "wrong_subjects.py:labels_from_one_pair"],

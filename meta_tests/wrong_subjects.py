@@ -106,6 +106,34 @@ def other_mean():
     return Classifier(good(), normalize=([0.5], [0.25, 0.25]))
 
 
+def a_tuple():
+    return Changed(after=lambda logits: (logits, logits))
+
+
+def squeezed():
+    return Changed(after=torch.squeeze)
+
+
+def saturated():
+    return Changed(after=lambda logits: logits + 1e-38 * logits.exp() - logits.detach() + 0 * logits)
+
+
+def no_backward():
+    class Function(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, logits):
+            return logits.clone()
+
+    return Changed(after=Function.apply)
+
+
+def random_weights():
+    network = good()
+    for parameter in network.parameters():
+        parameter.data += 0.01 * torch.randn_like(parameter)
+    return network
+
+
 def not_a_network():
     return {"state_dict": 1}
 
@@ -183,6 +211,24 @@ class Items:
         if self.broken and row == 5:
             raise OSError("no such picture")
         return self.images[row], int(self.labels[row])
+
+
+def ends_the_process():
+    raise SystemExit(3)
+
+
+def no_pixels():
+    return np.zeros((3, 1, 0, 0), np.float32), np.zeros(3, np.int64)
+
+
+def late_label():
+    images, labels = pair()
+    return images.repeat(6, 1, 1, 1), torch.cat([labels.repeat(5), labels + 50])
+
+
+def huge_labels():
+    images, labels = pair()
+    return images, labels.numpy().astype(np.uint64) + 2**63
 
 
 def items():

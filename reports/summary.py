@@ -111,7 +111,7 @@ def summarise(run: Run, records: Records, exit_status: int) -> Summary:
     of_images = [record for record in ours if "image" in record.about]
     of_models = [record for record in ours if "image" not in record.about]
     rows = [*_sorted(map(_model_row, of_models)), *_sorted(_image_rows(of_images))]
-    partial = exit_status == 0 and bool(records.deselected or untested(records))
+    partial = exit_status == 0 and bool(records.deselected or untested(records) or not _judged(rows))
     costs = [record.values for record in ours if record.values.keys() >= {"stored", "forward", "backward"}]
     return Summary(
         verdict="partial" if partial else VERDICTS.get(exit_status, "internal error"),
@@ -137,6 +137,15 @@ def _sorted(rows: Iterable[Row]) -> list[Row]:
             row.model or "",
         ),
     )
+
+
+REQUIREMENTS = ("accuracy", "beats", "common_corruptions")
+"""Words in the names of the properties that a model may lack; the others are about numbers that can be trusted."""
+
+
+def _judged(rows: Iterable[Row]) -> bool:
+    """Whether anything was asked of the model at all."""
+    return any(row.outcome != "skipped" and any(word in row.property_name for word in REQUIREMENTS) for row in rows)
 
 
 def _number_first(text: str) -> tuple[float, str]:
@@ -170,13 +179,20 @@ def in_words(property_name: str) -> str:
     return property_name.removeprefix("test_").replace("_", " ").replace("clever", "CLEVER")
 
 
-def _notes(run: Run, records: Records, rows: Iterable[Row]) -> list[str]:
+def _notes(run: Run, records: Records, rows: Sequence[Row]) -> list[str]:
     notes = []
     violated = [row.title for row in rows if row.outcome in BAD]
     if violated:
         notes.append(f"Violated: {'; '.join(violated)}.")
     if run.quick:
         notes.append("Quick: a small budget for each image. Not for a release.")
+    if rows and not _judged(rows):
+        notes.append(
+            f"Nothing was asked of the model: no threshold file states an accuracy for {run.dataset}, and there is no "
+            "model to compare it with. The numbers below are measured and not judged. Not for a release."
+        )
+    if run.thresholds.others:
+        notes.append(f"Thresholds for others, not used: {', '.join(run.thresholds.others)}.")
     if run.model == run.against:
         notes.append(f"Not compared: no other model than {run.model} was given (--against).")
     notes += run.remarks

@@ -41,7 +41,7 @@ def test_candidate_beats_reference_in_adversarial_distance(
     images were measured to tell.
     """
     if candidate.name == reference.name:
-        pytest.skip(f"nothing to compare: --model and --against are both {candidate.name}")
+        pytest.skip(f"nothing to compare: no other model than {candidate.name} was given")
     pairs = [[adversarial_distance(model, image, norm=norm) for model in (candidate, reference)] for image in images]
     both = [pair for pair in pairs if all(one.status is not Status.MISCLASSIFIED for one in pair)]
     assert both, "no image is classified correctly by both models"

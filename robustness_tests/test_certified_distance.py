@@ -84,6 +84,8 @@ def test_exact_within_bracket(
         assert one.lower <= high * (1 + ROUNDING), (
             f"exact distance of image {one.image}, {one.lower:.6f} or more, is above the adversarial one {high:.6f}"
         )
+    if not any(solved):
+        pytest.skip(f"none of {len(found)} images was solved within the time limit: the network is too large for it")
 
 
 def test_no_perturbation_within_certified_radius(model, norm, certified_distance, certified_images, run, measured):

@@ -70,7 +70,7 @@ def test_candidate_beats_reference_in_clever(candidate, reference, norm, clever,
     around its images than the model it is to replace, or that too few images were measured to tell.
     """
     if candidate.name == reference.name:
-        pytest.skip(f"nothing to compare: --model and --against are both {candidate.name}")
+        pytest.skip(f"nothing to compare: no other model than {candidate.name} was given")
     pairs = [[clever(model, image, norm=norm) for model in (candidate, reference)] for image in images]
     both = [pair for pair in pairs if all(one.status in SCORED for one in pair)]
     assert both, "no image has a CLEVER score for both models"

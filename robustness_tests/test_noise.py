@@ -51,6 +51,8 @@ def test_candidate_beats_reference_in_noise_accuracy(
     result = compare(ours, theirs, thresholds.confidence)
     measured(value=means[0], reference_value=means[1], images=result.pairs, p_value=result.p_value)
     measured(threshold=thresholds.largest_p_value, epsilons=list(epsilons))
+    if ours == theirs and min(ours) == 1:
+        pytest.skip(f"nothing to tell: both are always right; state larger epsilons, in [noise_accuracy.{run.dataset}]")
     assert means[0] > means[1], (
         f"{means[0]:.1%} of noisy images are right with {candidate.name}, expected more than the {means[1]:.1%} of "
         f"{reference.name} ({norm} {', '.join(epsilons)}, {result.pairs} images)"

@@ -26,11 +26,12 @@ def program_of(model: Model, image: Tensor) -> Program:
         Unsupported: if the graph cannot be read, or has an operation that there are no bounds for.
     """
     example = image.detach().clone().expand(BATCH, *image.shape).contiguous()
-    network = model if isinstance(model, nn.Module) else _Called(model)
+    # A module in evaluation mode is exported as it is: a program of torch.export knows no eval().
+    network = model if isinstance(model, nn.Module) else _Called(model).eval()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            exported = torch.export.export(network.eval(), (example,), strict=False).run_decompositions({})
+            exported = torch.export.export(network, (example,), strict=False).run_decompositions({})
     except Exception as error:  # noqa: BLE001  # anything can go wrong in the code of a user's model
         reason = str(error).strip().split("\n", 1)[0]
         raise Unsupported(

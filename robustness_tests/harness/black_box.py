@@ -43,7 +43,7 @@ class _Recorder:
 
     def __call__(self, images: Tensor) -> Tensor:
         self.queries += len(images)
-        logits: Tensor = self.network(images)
+        logits: Tensor = self.network(images.clone())
         distances = length(images - self.image, self.norm)
         inside = (images.flatten(1).amin(dim=1) >= 0) & (images.flatten(1).amax(dim=1) <= 1)
         # Rounding: the attack may leave its own ball by the last bits.

@@ -73,8 +73,9 @@ def _values(run: Run, fixtures: Iterable[str], name: str, so_far: dict[str, obje
     if name == "epsilon":
         if "noise_accuracy" in fixtures:
             return run.noise_epsilons(str(so_far["norm"]))
-        table = "certified_accuracy" if proving else "robust_accuracy"
-        return run.thresholds.epsilons(run.dataset, str(so_far["norm"]), table)
+        if not proving:
+            return run.robust_epsilons(str(so_far["norm"]))
+        return run.thresholds.epsilons(run.dataset, str(so_far["norm"]), "certified_accuracy")
     return range(images_of(run, fixtures))
 
 

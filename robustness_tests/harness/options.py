@@ -172,7 +172,9 @@ def run_from(config: pytest.Config) -> Run:
     dataset = _checked("dataset", given["dataset"], lambda text: dataset_source(text, _folder("dataset", config)))
     model = _checked("model", given["model"], lambda text: model_source(text, dataset, _folder("model", config)))
     against = _reference(given["against"], model, dataset, config)
-    data_dir = _path("data-dir", given["data-dir"], config) if given["data-dir"] else user_cache_path("robustness-gate")
+    data_dir = user_cache_path("robustness-gate")
+    if given["data-dir"]:
+        data_dir = _checked("data-dir", given["data-dir"], lambda text: _path("data-dir", text, config))
     default_images = 20 if effort == "quick" else 100
     run = Run(
         model=model.name,
@@ -181,7 +183,6 @@ def run_from(config: pytest.Config) -> Run:
         sources={source.name: source for source in (model, against)},
         dataset_source=dataset,
         data_dir=data_dir,
-        folder=config.invocation_params.dir,
         test_images=0,
         values=0,
         images=images or default_images,
@@ -190,6 +191,7 @@ def run_from(config: pytest.Config) -> Run:
         norms=norms,
         certify=certify,
         batch_sizes={},
+        digests={},
         remarks=(),
         device=device,
         seed=_checked("seed", given["seed"], _natural),
@@ -214,6 +216,7 @@ def run_from(config: pytest.Config) -> Run:
         images=min(run.images, seen.test_images),
         clever_radius={**seen.clever_radius, **radii},
         batch_sizes=_batch_sizes(batch_size, device, seen),
+        digests=seen.digests,
         remarks=seen.remarks,
     )
 
@@ -232,7 +235,6 @@ def _inspected(run: Run, config: pytest.Config) -> Inspection:
                 images=run.images,
                 device=run.device,
                 data_dir=run.data_dir,
-                folder=run.folder,
             )
     except WrongSubjectError as error:
         raise pytest.UsageError(f"--{error.option}: {error}") from error
@@ -348,7 +350,10 @@ def _results(text: str, config: pytest.Config) -> Path:
 
 
 def _path(name: str, text: str, config: pytest.Config) -> Path:
-    return _folder(name, config) / Path(text).expanduser()
+    try:
+        return _folder(name, config) / Path(text).expanduser()
+    except RuntimeError as error:  # no such user
+        raise ValueError(f"got {text!r}, which is no path: {error}") from error
 
 
 def _folder(name: str, config: pytest.Config) -> Path:

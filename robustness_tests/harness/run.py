@@ -18,6 +18,13 @@ GPU_BATCH_SIZE = 100
 ACCURACY_IMAGES = {"quick": 100}
 """Images that the clean accuracy is measured on at least, by effort."""
 
+USUAL_EPSILONS = {
+    "linf": ("0.00392", "0.00784", "0.01569", "0.03137"),
+    "l2": ("0.1", "0.25", "0.5", "1"),
+    "l1": ("2", "5", "12"),
+}
+"""Perturbations at which robust accuracy is reported where nobody has said where; in L-infinity 1, 2, 4 and 8 / 255."""
+
 CERTIFIED_IMAGES = 20
 """Images that are certified by default; all of them at thorough effort, or where a certificate is required."""
 
@@ -36,7 +43,6 @@ class Run:
         sources: where the models come from, by name.
         dataset_source: where the dataset comes from.
         data_dir: folder of datasets and checkpoints that have names.
-        folder: where pytest was called.
         test_images: images of the test split; a dataset index is below it.
         values: of an image: channels, height and width multiplied.
         images: number of test images, the first ones of the dataset.
@@ -46,6 +52,7 @@ class Run:
         certify: "auto", "off" or "require": whether lower bounds are proved, and whether it is a failure if that cannot
             be done.
         batch_sizes: images measured together, for each model.
+        digests: of the models that were looked at before the run; those that are measured have to be the same.
         remarks: what the inspection of models and dataset has to say.
         device: "auto", "cpu", "cuda" or "cuda:N".
         seed: of everything that is random.
@@ -61,7 +68,6 @@ class Run:
     sources: Mapping[str, Source]
     dataset_source: Source
     data_dir: Path
-    folder: Path
     test_images: int
     values: int
     images: int
@@ -70,6 +76,7 @@ class Run:
     norms: tuple[str, ...]
     certify: str
     batch_sizes: Mapping[str, int]
+    digests: Mapping[str, str]
     remarks: tuple[str, ...]
     device: str
     seed: int
@@ -105,6 +112,10 @@ class Run:
     def certified_norms(self) -> tuple[str, ...]:
         """The norms of the run that there are bounds for."""
         return tuple(norm for norm in self.norms if norm in CERTIFIED_NORMS)
+
+    def robust_epsilons(self, norm: str) -> tuple[str, ...]:
+        """Where robust accuracy is measured: what a threshold file states, or else what papers on pictures report."""
+        return tuple(self.thresholds.epsilons(self.dataset, norm)) or USUAL_EPSILONS[norm]
 
     def noise_epsilons(self, norm: str) -> tuple[str, ...]:
         """The strengths of noise: those that a threshold file states, or else some that fit the size of the images."""

@@ -1,5 +1,6 @@
 """What counts as good enough: `thresholds.toml`, checked. Imports no torch."""
 
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -98,7 +99,9 @@ def load_thresholds(path: Path | None, model: str = "", dataset: str = "") -> Th
             others += [
                 f"{section}.{other}" for section in SHARES for other in table.get(section, {}) if other != dataset
             ]
-    return Thresholds(**merged, others=tuple(others), files=tuple(file.name for file in files))
+    # Two files of one name are told apart by their folders.
+    named = [DEFAULT_FILE.name] if path is None else [DEFAULT_FILE.name, f"{path.resolve().parent.name}/{path.name}"]
+    return Thresholds(**merged, others=tuple(others), files=tuple(named))
 
 
 def _for_some(kind: str, tables: object, file: Path) -> dict[str, dict[str, Any]]:
@@ -153,7 +156,7 @@ def _epsilons(norm: str, values: object, file: Path, table: str) -> dict[str, fl
         raise ValueError(f"got {place} = {values!r} in {file}, expected {{ epsilon = least share, ... }}")
     for epsilon, least in values.items():
         try:
-            positive = float(epsilon) > 0
+            positive = 0 < float(epsilon) < math.inf
         except ValueError:
             positive = False
         if not positive:

@@ -12,10 +12,16 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
+from torchvision.datasets import ImageFolder
+from torchvision.transforms.functional import pil_to_tensor
 
 from robustness_tests.subjects.objects import attribute_of
 from robustness_tests.subjects.sources import CORRUPTIONS, Source
+
+LARGEST_LABEL = 10**6
+"""No classifier has so many classes."""
 
 CHANNELS = (1, 2, 3, 4)
 """A dimension of another size is not taken for the channels."""
@@ -29,11 +35,20 @@ class Images:
         images: shape (N, C, H, W), float32, values in [0, 1].
         labels: class numbers, int64, shape (N,).
         split_size: how many images the split has; None if these are all.
+        known_largest: the largest label of the split, as far as labels are known without loading images.
+        class_names: of the folders that the classes are in; empty for other datasets.
     """
 
     images: Tensor
     labels: Tensor
     split_size: int | None = None
+    known_largest: int = 0
+    class_names: tuple[str, ...] = ()
+
+    @property
+    def largest_label(self) -> int:
+        """The largest label of the split, as far as it is known."""
+        return max(int(self.labels.max()), self.known_largest)
 
     @property
     def total(self) -> int:
@@ -189,11 +204,8 @@ def folder(place: Path, count: int | None = None) -> Images:
     Raises:
         ValueError: if there are no images, they are of several sizes, or one cannot be read.
     """
-    from torchvision.datasets import ImageFolder  # noqa: PLC0415  # slow to import
-    from torchvision.transforms.functional import pil_to_tensor  # noqa: PLC0415
-
     try:
-        dataset = ImageFolder(str(place))
+        dataset = _VisibleFolder(str(place), loader=_picture)
     except (OSError, RuntimeError) as error:
         raise ValueError(
             f"got a folder {place.name} without images ({one_line(error)}), expected a folder of image files for each "
@@ -204,7 +216,7 @@ def folder(place: Path, count: int | None = None) -> Images:
     images: list[Tensor] = []
     for row in order[:count]:
         try:
-            images.append(pil_to_tensor(dataset.loader(files[row])))
+            images.append(dataset.loader(files[row]))
         except (OSError, ValueError, SyntaxError) as error:
             raise ValueError(f"got an image {files[row]} that cannot be read: {one_line(error)}") from error
         if images[-1].shape != images[0].shape:
@@ -214,7 +226,28 @@ def folder(place: Path, count: int | None = None) -> Images:
                 "the files, or write a dataset of your own in a file (path/file.py:NAME)"
             )
     labels = torch.tensor([dataset.targets[row] for row in order[:count]])
-    return Images(torch.stack(images).float().div(255), labels, len(order))
+    return Images(
+        torch.stack(images).float().div(255), labels, len(order), max(dataset.targets), tuple(dataset.classes)
+    )
+
+
+class _VisibleFolder(ImageFolder):  # type: ignore[misc]  # torchvision has no types
+    """Without the hidden folders that tools leave behind: they are no classes."""
+
+    def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
+        """The names of the folders that do not start with a dot, in order, and their numbers."""
+        names = sorted(place.name for place in Path(directory).iterdir() if place.is_dir() and place.name[0] != ".")
+        if not names:
+            raise FileNotFoundError("no folders of classes")
+        return names, {name: number for number, name in enumerate(names)}
+
+
+def _picture(file: str) -> Tensor:
+    """An image file as bytes, RGB, shape (3, H, W)."""
+    with Image.open(file) as picture:
+        if picture.mode[0] in "IF":
+            raise ValueError(f"it has {picture.mode} values, of more than 8 bits, expected 8 bits for each channel")
+        return pil_to_tensor(picture.convert("RGB"))
 
 
 def _in_turn(labels: Sequence[int]) -> list[int]:
@@ -239,7 +272,7 @@ def from_object(found: Any, count: int | None = None) -> Images:
     """
     if isinstance(found, Mapping) and found.keys() >= {"images", "labels"}:
         return images_and_labels(found["images"], found["labels"], count)
-    if isinstance(found, tuple | list) and len(found) == 2 and all(hasattr(one, "shape") for one in found):
+    if isinstance(found, tuple | list) and len(found) == 2 and _is_of_numbers(found[1]):
         return images_and_labels(found[0], found[1], count)
     if not hasattr(found, "__getitem__") or not hasattr(found, "__len__") or isinstance(found, str):
         raise ValueError(
@@ -265,7 +298,14 @@ def from_object(found: Any, count: int | None = None) -> Images:
                 f"got images of shapes {tuple(images[0].shape)} and {tuple(images[-1].shape)}, expected one shape"
             )
     of_items = images_and_labels(torch.stack(images), np.asarray(labels), None)
-    return Images(of_items.images, of_items.labels, total)
+    return Images(of_items.images, of_items.labels, total, of_items.known_largest)
+
+
+def _is_of_numbers(labels: Any) -> bool:
+    """Whether these are labels, of a pair of images and labels, and not the second item of a list of two."""
+    if hasattr(labels, "shape"):
+        return True
+    return isinstance(labels, tuple | list) and all(isinstance(one, int | float | np.generic) for one in labels)
 
 
 def images_and_labels(images: Any, labels: Any, count: int | None = None) -> Images:
@@ -283,7 +323,7 @@ def images_and_labels(images: Any, labels: Any, count: int | None = None) -> Ima
         >>> images_and_labels(np.full((2, 8, 8, 3), 255, np.uint8), np.array([0, 1])).images.shape
         torch.Size([2, 3, 8, 8])
     """
-    arrays = [one.detach().cpu().numpy() if isinstance(one, Tensor) else np.asarray(one) for one in (images, labels)]
+    arrays = [_array(one) for one in (images, labels)]
     total = _checked_labels(arrays[1], len(arrays[0]) if arrays[0].ndim else 0)
     some, chosen = arrays[0][:count], arrays[1][:count].astype(np.int64)
     of_bytes = some.dtype == np.uint8
@@ -292,7 +332,14 @@ def images_and_labels(images: Any, labels: Any, count: int | None = None) -> Ima
     some = _with_channels_last(some) if of_bytes else _with_channels_first(some)
     values = torch.from_numpy(some.copy())  # of its own, contiguous: a file may be mapped into memory
     scaled = values.float().div(255) if of_bytes else values.float()
-    return Images(scaled.contiguous(), torch.from_numpy(chosen), total)
+    return Images(scaled.contiguous(), torch.from_numpy(chosen), total, int(arrays[1].max()))
+
+
+def _array(values: Any) -> NDArray[Any]:
+    if isinstance(values, Tensor):
+        narrow = values.is_floating_point() and values.dtype not in (torch.float16, torch.float32, torch.float64)
+        return (values.detach().float() if narrow else values.detach()).to_dense().cpu().numpy()
+    return np.asarray(values)
 
 
 def _checked_labels(labels: NDArray[Any], images: int) -> int:
@@ -302,7 +349,7 @@ def _checked_labels(labels: NDArray[Any], images: int) -> int:
         raise ValueError(f"got {images} images and labels of shape {labels.shape}, expected as many of both, 1 or more")
     if labels.dtype.kind not in "iu":
         raise ValueError(f"got labels of {labels.dtype}, expected whole numbers: labels.astype('int64')")
-    if int(labels.min()) < 0:
+    if int(labels.min()) < 0 or int(labels.max()) > LARGEST_LABEL:
         raise ValueError(f"got labels from {int(labels.min())} to {int(labels.max())}, expected class numbers from 0")
     return len(labels)
 
@@ -323,6 +370,8 @@ def _with_channels_last(images: NDArray[Any]) -> NDArray[Any]:
 
 def _with_channels_first(images: NDArray[Any]) -> NDArray[Any]:
     """Numbers (N, C, H, W) in [0, 1], as they are."""
+    if not images.size:
+        raise ValueError(f"got images of shape {images.shape}, expected pixels")
     if images.ndim != 4 or (images.shape[1] not in CHANNELS and images.shape[3] in CHANNELS):
         hint = ": images.transpose(0, 3, 1, 2)" if images.ndim == 4 else ""
         raise ValueError(

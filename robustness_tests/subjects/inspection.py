@@ -11,8 +11,9 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ class Inspection:
         values: of an image: channels, height and width multiplied.
         clever_radius: radius of CLEVER's ball for each norm.
         batch_sizes: for each model, the images that are worth measuring together on a CPU, at most 20.
+        digests: of the models that were looked at.
         remarks: what a user should know before the run.
     """
 
@@ -44,6 +46,7 @@ class Inspection:
     values: int
     clever_radius: Mapping[str, float]
     batch_sizes: Mapping[str, int]
+    digests: Mapping[str, str] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
 
     def to_json(self) -> str:
@@ -65,9 +68,7 @@ class WrongSubjectError(ValueError):
         self.option = option
 
 
-def inspect(
-    models: Mapping[str, Source], dataset: Source, *, images: int, device: str, data_dir: Path, folder: Path
-) -> Inspection:
+def inspect(models: Mapping[str, Source], dataset: Source, *, images: int, device: str, data_dir: Path) -> Inspection:
     """Look at the subjects of a run; at bundled ones in the catalog, at others in a process of its own.
 
     Args:
@@ -76,7 +77,6 @@ def inspect(
         images: how many images the run is about, at most.
         device: "auto", "cpu", "cuda" or "cuda:N".
         data_dir: folder of datasets and checkpoints that have names.
-        folder: where pytest was called: modules are looked for there too.
 
     Raises:
         WrongSubjectError: for the first thing that is wrong with one of them.
@@ -96,7 +96,6 @@ def inspect(
         "images": images,
         "device": device,
         "data_dir": str(data_dir),
-        "folder": str(folder),
     }
     return _in_a_process(request)
 
@@ -147,34 +146,51 @@ def _look(request: dict[str, Any]) -> Inspection:
     # Here, and not at the top: the controller imports this module, and no torch.
     from robustness_tests.subjects.datasets import load_dataset  # noqa: PLC0415
     from robustness_tests.subjects.model_check import MOST_FOR_ACCURACY, Examined, examine  # noqa: PLC0415
-    from robustness_tests.subjects.models import load_model  # noqa: PLC0415
+    from robustness_tests.subjects.models import load_model, model_digest  # noqa: PLC0415
     from robustness_tests.subjects.reproducible import reproducible, resolve_device  # noqa: PLC0415
 
     sys.path.insert(0, request["folder"])
     data_dir, device = Path(request["data_dir"]), resolve_device(request["device"])
     dataset = Source(**request["dataset"])
-    try:
+    with _told_by("dataset"):
         images = load_dataset(dataset, data_dir, max(MOST_FOR_ACCURACY, request["images"]))
-    except ValueError as error:
-        raise WrongSubjectError("dataset", str(error)) from error
     examined: dict[str, Examined] = {}
+    digests: dict[str, str] = {}
     for option, fields in request["models"].items():
         source = Source(**fields)
         if source.name in examined:
             continue
-        try:
+        with _told_by(option), reproducible():
             network = load_model(source, data_dir, device)
-            with reproducible():
-                examined[source.name] = examine(network, images, device)
-        except ValueError as error:
-            raise WrongSubjectError(option, str(error)) from error
+            examined[source.name] = examine(network, images, device)
+            digests[source.name] = model_digest(source, network, images, device)
+            again = load_model(source, data_dir, device) if source.kind == "object" else network
+            if model_digest(source, again, images, device) != digests[source.name]:
+                raise ValueError(
+                    f"got two different models from two calls of {source.attribute}(), expected the same weights: load "
+                    "them, or seed what is random"
+                )
     return Inspection(
         test_images=images.total,
         values=images.images[0].numel(),
         clever_radius=_clever_radius(dataset, list(examined.values())),
         batch_sizes={name: _batch_size(one.multiplications) for name, one in examined.items()},
-        remarks=tuple(_remarks(images.labels[: request["images"]].tolist())),
+        digests=digests,
+        remarks=tuple(_remarks(images.labels[: request["images"]].tolist(), images.class_names)),
     )
+
+
+@contextmanager
+def _told_by(option: str) -> Iterator[None]:
+    """Whatever is raised inside, as what is wrong with one of the options."""
+    try:
+        yield
+    except ValueError as error:
+        raise WrongSubjectError(option, str(error)) from error
+    except (Exception, SystemExit) as error:  # code of the user, and libraries that it is handed to
+        text = " ".join(str(error).split())[:300]
+        what = "images and labels" if option == "dataset" else "a classifier"
+        raise WrongSubjectError(option, f"got {type(error).__name__} ({text}), expected {what}") from error
 
 
 def _clever_radius(dataset: Source, examined: list[Any]) -> dict[str, float]:
@@ -205,9 +221,14 @@ def _batch_size(multiplications: int) -> int:
     return max(1, min(LARGEST_BATCH, MULTIPLICATIONS_AT_ONCE // max(1, multiplications)))
 
 
-def _remarks(labels: list[int]) -> list[str]:
+def _remarks(labels: list[int], class_names: tuple[str, ...]) -> list[str]:
+    remarks = []
+    if class_names:
+        some = [f"{number} {name}" for number, name in enumerate(class_names[:12])]
+        more = f", and {len(class_names) - 12} more" if len(class_names) > 12 else ""
+        remarks.append(f"classes by the names of their folders: {', '.join(some)}{more}")
     if len(labels) >= 10 and len(set(labels)) == 1:
-        return [
+        remarks.append(
             f"all {len(labels)} images of this run are of class {labels[0]}: is the dataset sorted by class? Shuffle it"
-        ]
-    return []
+        )
+    return remarks

@@ -1,7 +1,6 @@
 """Models: networks with their weights, loaded strictly, in evaluation mode, their parameters frozen."""
 
 import hashlib
-import inspect
 import logging
 import warnings
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from robustness_tests.subjects.checkpoints import weights_only
 from robustness_tests.subjects.classifier import Classifier
 from robustness_tests.subjects.datasets import Images, one_line
 from robustness_tests.subjects.fully_connected import FullyConnected
-from robustness_tests.subjects.objects import attribute_of
+from robustness_tests.subjects.objects import attribute_of, code_of
 from robustness_tests.subjects.sources import Source
 from robustness_tests.subjects.wide_resnet import WideResNet
 
@@ -195,7 +194,7 @@ def clean_accuracy(network: nn.Module, images: Images, device: torch.device, bat
     right = 0
     with torch.no_grad():
         for batch, labels in zip(images.images.split(batch_size), images.labels.split(batch_size), strict=True):
-            right += int((network(batch.to(device)).argmax(dim=1).cpu() == labels).sum())
+            right += int((network(batch.to(device, copy=True)).argmax(dim=1).cpu() == labels).sum())
     return right / len(images.labels)
 
 
@@ -213,8 +212,8 @@ def check_bundled(card: ModelCard, network: nn.Module, images: Images, device: t
         )
 
 
-def model_digest(network: nn.Module, images: Images, device: torch.device) -> str:
-    """A digest of all that the outputs depend on: weights, code of the classes, and the logits of some images.
+def model_digest(source: Source, network: nn.Module, images: Images, device: torch.device) -> str:
+    """A digest of all that the outputs depend on: weights, code of the user, and the logits of some images.
 
     The logits stand for what neither weights nor files show, a constant of the factory for example.
     """
@@ -224,24 +223,8 @@ def model_digest(network: nn.Module, images: Images, device: torch.device) -> st
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             # Bytes of any type, bfloat16 too, which numpy has not.
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    for file in sorted(code_of(network)):
-        digest.update(file.read_bytes())
+    for code in sorted(file.read_bytes() for file in code_of(source, network) if file.is_file()):
+        digest.update(code)
     with torch.no_grad():
-        digest.update(network(images.images[:4].to(device)).float().cpu().numpy().tobytes())
+        digest.update(network(images.images[:4].to(device, copy=True)).float().cpu().numpy().tobytes())
     return digest.hexdigest()
-
-
-def code_of(network: nn.Module) -> set[Path]:
-    """The files of the classes of a network, but those of torch, whose version stands for them."""
-    kinds = {type(module) for module in network.modules()}
-    files = {inspect.getsourcefile(kind) for kind in kinds if _has_file(kind)}
-    return {Path(file) for file in files if file is not None}
-
-
-def _has_file(kind: type) -> bool:
-    if kind.__module__.partition(".")[0] == "torch":
-        return False
-    try:
-        return inspect.getsourcefile(kind) is not None
-    except (TypeError, OSError):  # classes that torch makes as it goes, of exported programs
-        return False

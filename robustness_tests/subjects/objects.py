@@ -3,39 +3,52 @@
 import hashlib
 import importlib
 import importlib.util
-import inspect
 import sys
+import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
+
+from torch import nn
 
 from robustness_tests.subjects.catalog import closest
 from robustness_tests.subjects.sources import Source
 
+_OF_FOLDERS: dict[str, dict[str, ModuleType]] = {}
+"""Modules that were imported from the folder of a file, by folder and name."""
+
 
 def attribute_of(source: Source) -> Any:
-    """The object that a source names; a function or class is called without arguments, and gives the object.
+    """The object that a source names; what can be called without arguments, a function or a class, is called.
 
-    A file is imported as Python imports a script: other files of its folder can be imported by it.
+    A file is imported as Python imports a script: other files of its folder can be imported by it. Two files in two
+    folders get each the modules of their own folder, whatever these are called.
 
     Raises:
         ValueError: if the module cannot be imported, has no such attribute, or the function raises.
     """
-    found: Any = _module(source)
-    for part in source.attribute.split("."):
-        if not hasattr(found, part):
-            names = [name for name in vars(found) if not name.startswith("_")] if hasattr(found, "__dict__") else []
-            hint = closest(part, names) if len(names) <= 20 else "expected the name of a function or object in it"
-            raise ValueError(f"got {source.text!r}, but there is no {part!r} in it, {hint}")
-        found = getattr(found, part)
-    if not (inspect.isroutine(found) or inspect.isclass(found)):
-        return found
-    try:
-        return found()
-    except Exception as error:  # code of the user
-        raise ValueError(
-            f"got {_told(error)} from {source.attribute}() of {source.text!r}, expected a result"
-        ) from error
+    with _importing_from(source):
+        try:
+            found: Any = _module(source)
+        except (Exception, SystemExit) as error:  # code of the user
+            raise ValueError(f"got {source.text!r}, which cannot be imported: {_told(error)}{_hint(error)}") from error
+        for part in source.attribute.split("."):
+            if not hasattr(found, part):
+                names = [name for name in getattr(found, "__dict__", {}) if not name.startswith("_")]
+                hint = closest(part, names) if len(names) <= 20 else "expected the name of a function or object in it"
+                raise ValueError(f"got {source.text!r}, but there is no {part!r} in it, {hint}")
+            found = getattr(found, part)
+        if isinstance(found, nn.Module) or hasattr(found, "__getitem__") or not callable(found):
+            return found
+        try:
+            return found()
+        except (Exception, SystemExit) as error:  # code of the user
+            raise ValueError(
+                f"got {_told(error)} from {source.attribute}() of {source.text!r}, which is called without arguments"
+            ) from error
 
 
 def _told(error: BaseException) -> str:
@@ -43,19 +56,18 @@ def _told(error: BaseException) -> str:
     return f"{type(error).__name__} {text[:300]!r}" if text else type(error).__name__
 
 
+def _hint(error: BaseException) -> str:
+    if isinstance(error, ModuleNotFoundError):
+        return ": it is looked for in the folder that pytest was called in, and where Python looks"
+    if "attempted relative import" in str(error):
+        return ": name it as package.module:attribute"
+    return ""
+
+
 def _module(source: Source) -> ModuleType:
-    try:
-        return _of_file(Path(source.place)) if source.place.endswith(".py") else importlib.import_module(source.place)
-    except (Exception, SystemExit) as error:  # code of the user
-        hint = ""
-        if isinstance(error, ModuleNotFoundError):
-            hint = ": it is looked for in the folder that pytest was called in, and where Python looks"
-        if "attempted relative import" in str(error):
-            hint = ": name it as package.module:attribute"
-        raise ValueError(f"got {source.text!r}, which cannot be imported: {_told(error)}{hint}") from error
-
-
-def _of_file(path: Path) -> ModuleType:
+    if not source.place.endswith(".py"):
+        return importlib.import_module(source.place)
+    path = Path(source.place)
     # Two files of one name are two modules.
     name = f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     if name in sys.modules:
@@ -65,15 +77,99 @@ def _of_file(path: Path) -> ModuleType:
         raise ImportError(f"no Python file: {path.name}")
     module = importlib.util.module_from_spec(specification)
     sys.modules[name] = module
-    folder = str(path.parent)
-    sys.path.insert(0, folder)
     try:
         specification.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise
+    return module
+
+
+@contextmanager
+def _importing_from(source: Source) -> Iterator[None]:
+    """First of all from the folder of the file, or from the one that pytest was called in; later, last of all."""
+    of_file = source.place.endswith(".py")
+    folder = str(Path(source.place).parent) if of_file else source.folder
+    sys.path.insert(0, folder)
+    others = {name for key, modules in _OF_FOLDERS.items() if key != folder for name in modules} if of_file else set()
+    hidden = {name: sys.modules.pop(name) for name in others & sys.modules.keys()}
+    sys.modules.update(_OF_FOLDERS.get(folder, {}) if of_file else {})
+    try:
+        yield
     finally:
         sys.path.remove(folder)
-        # Last from now on, for imports inside of functions: nothing of ours is shadowed by a file of the user.
+        # For imports inside of functions; last, so that nothing of ours is shadowed by a file of the user.
         sys.path.append(folder)
-    return module
+        if of_file:
+            _OF_FOLDERS[folder] = _modules_below(folder)
+            # A module of this name is in two folders: an import inside of a function would get one of them, and which
+            # one is chance. It gets an error.
+            for name in others & _OF_FOLDERS[folder].keys():
+                sys.modules[name] = None  # type: ignore[assignment]  # as Python documents it
+        for name, module in hidden.items():
+            sys.modules.setdefault(name, module)
+
+
+def _modules_below(folder: str) -> dict[str, ModuleType]:
+    """Modules under names of their own from files of a folder, and of packages in it."""
+    return {
+        name: module
+        for name, module in list(sys.modules.items())
+        if _is_users(getattr(module, "__file__", None)) and Path(module.__file__ or "").is_relative_to(folder)
+    }
+
+
+def code_of(source: Source, network: nn.Module) -> set[Path]:
+    """The files of the user that the code of a network is in: classes, and all that they and the factory refer to.
+
+    What is imported inside of functions is not seen. Of installed packages, the files of the classes are in it.
+    """
+    roots = [vars(_loaded(source))] if source.kind == "object" else []
+    classes = {kind for module in network.modules() for kind in type(module).__mro__}
+    roots += [names for kind in classes for names in _globals_of(kind)]
+    seen: dict[int, dict[str, Any]] = {}
+    while roots:
+        names = roots.pop()
+        if id(names) not in seen:
+            seen[id(names)] = names
+            if _is_users(names.get("__file__")):
+                roots += [found for value in list(names.values()) for found in _globals_of(value)]
+    files = {names.get("__file__") for names in seen.values()}
+    return {Path(file) for file in files if file and not _is_of_python_or_torch(file)}
+
+
+def _loaded(source: Source) -> ModuleType:
+    with _importing_from(source):
+        return _module(source)
+
+
+def _globals_of(value: Any) -> list[dict[str, Any]]:
+    """The names around what a value is: those of a module, of a function, or of the methods of a class."""
+    if isinstance(value, ModuleType):
+        return [vars(value)] if _is_users(getattr(value, "__file__", None)) else []
+    if isinstance(value, type):
+        methods = [getattr(method, "__func__", method) for method in list(vars(value).values())]
+        return [method.__globals__ for method in methods if isinstance(method, FunctionType)]
+    return [value.__globals__] if isinstance(value, FunctionType) else []
+
+
+@cache
+def _installed() -> tuple[Path, ...]:
+    names = ("stdlib", "platstdlib", "purelib", "platlib")
+    ours = Path(__file__).parents[2]
+    packages = [ours / "robustness_tests", ours / "metrics", ours / "reports"]
+    return (*(Path(sysconfig.get_path(name)) for name in names), *packages, Path(nn.__file__ or "").parents[2])
+
+
+def _is_users(file: str | None) -> bool:
+    """Whether a file is the user's own: not of Python, of an installed package, or of this suite."""
+    return bool(file) and not any(Path(file or "").is_relative_to(place) for place in _installed())
+
+
+def _is_of_python_or_torch(file: str) -> bool:
+    """Whether the versions of Python and torch stand for a file."""
+    torch, python = Path(nn.__file__ or "").parents[1], Path(sysconfig.get_path("stdlib"))
+    packages = Path(sysconfig.get_path("purelib"))
+    return Path(file).is_relative_to(torch) or (
+        Path(file).is_relative_to(python) and not Path(file).is_relative_to(packages)
+    )

@@ -67,6 +67,7 @@ class Source:
         name: in the ids of the tests, in the report, and in the names of stored files: no blanks, slashes or colons.
         place: a file or folder (absolute), the name of a module, or what is left of the text after the kind.
         attribute: of the module or file, dotted; empty for the other kinds.
+        folder: where modules are looked for first; empty for the other kinds.
     """
 
     kind: str
@@ -74,6 +75,7 @@ class Source:
     name: str
     place: str = ""
     attribute: str = ""
+    folder: str = ""
 
 
 def model_source(text: str, dataset: Source, folder: Path) -> Source:
@@ -88,7 +90,7 @@ def model_source(text: str, dataset: Source, folder: Path) -> Source:
     """
     if dataset.kind in ("cifar10", "cifar10-c") and text in CIFAR10_MODELS:
         return replace(model_source(CIFAR10_MODELS[text], dataset, folder), text=CIFAR10_MODELS[text], name=text)
-    known = [card.name for card in MODELS.values() if card.dataset == dataset.name] or (
+    known = [card.name for card in MODELS.values() if dataset.kind == "bundled" and card.dataset == dataset.name] or (
         list(CIFAR10_MODELS) if dataset.kind in ("cifar10", "cifar10-c") else []
     )
     if text in known:
@@ -177,19 +179,25 @@ def _object(text: str, folder: Path) -> Source | None:
         return None
     if place.endswith(".py"):
         path = _existing(place, text, folder)
-        return Source("object", text, _name(f"{path.stem}.{attribute}"), str(path), attribute)
+        return Source("object", text, _name(f"{path.stem}.{attribute}"), str(path), attribute, str(folder))
     if re.fullmatch(_ATTRIBUTE, place):
-        return Source("object", text, _name(f"{place}.{attribute}"), place, attribute)
+        return Source("object", text, _name(f"{place}.{attribute}"), place, attribute, str(folder))
     return None
 
 
 def _existing(path: str, text: str, folder: Path) -> Path:
-    place = folder / Path(path).expanduser()
-    if not path or not place.exists():
+    try:
+        place = folder / Path(path).expanduser()
+        there = bool(path) and place.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # no such user, too long, a null byte
+        raise ValueError(f"got {text!r}, which is no path: {error}") from error
+    if not there:
         raise ValueError(f"got {text!r}, but there is no {str(place) if path else 'path in it'!r}")
     return place.resolve()
 
 
 def _name(text: str) -> str:
     """A name that can be in the id of a test, in a selection with `-k`, and in the name of a file."""
-    return re.sub(r"[^\w.]+", "_", text, flags=re.ASCII).strip("._") or "unnamed"
+    name = re.sub(r"[^\w.]+", "_", text, flags=re.ASCII).strip("._") or "unnamed"
+    # A file of the user is not the bundled thing of its name, nor held against its thresholds.
+    return f"{name}.file" if name in (*MODELS, *DATASETS, "cifar10") else name
