@@ -171,7 +171,7 @@ ARRAYS = {
     "pictures of 16 bits": (
         sixteen_bits,
         "folder:pictures",
-        "a.png that cannot be read: it has I;16 values, of more than",
+        "a.png that cannot be read: it has I;16 values, of more",
     ),
     "no picture": (no_picture, "folder:pictures", "b.png that cannot be read"),
 }

@@ -360,6 +360,19 @@ class BlackBox:
             seed=seed_of(run.seed, "square", image),
         )
 
+    def second_try(self, model: Subject, image: int, *, norm: str) -> float:
+        """The adversarial distance of an image with the thorough effort: was it the gradients, or the budget?"""
+        with reproducible():
+            found = metrics.adversarial_distance(
+                model.network,
+                model.image(image)[None].to(model.device),
+                torch.tensor([model.label(image)], device=model.device),
+                norm=norm,  # type: ignore[arg-type]  # as above
+                effort="thorough",
+                seed=seed_of(self.measurements.run.seed, "adversarial_distance", image),
+            )
+        return float(found.distance)
+
     def furthest(self, norm: str) -> float:
         """Half of the longest way through the box: further than that no perturbation is meant."""
         pixels = self.measurements.subject(self.measurements.run.model).images.images[:1]

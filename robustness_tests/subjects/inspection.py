@@ -149,7 +149,6 @@ def _look(request: dict[str, Any]) -> Inspection:
     from robustness_tests.subjects.models import load_model, model_digest  # noqa: PLC0415
     from robustness_tests.subjects.reproducible import reproducible, resolve_device  # noqa: PLC0415
 
-    sys.path.insert(0, request["folder"])
     data_dir, device = Path(request["data_dir"]), resolve_device(request["device"])
     dataset = Source(**request["dataset"])
     with _told_by("dataset"):

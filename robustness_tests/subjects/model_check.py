@@ -60,8 +60,8 @@ def examine(network: nn.Module, images: Images, device: torch.device) -> Examine
     if isinstance(logits, Tensor) and logits.dim() == 2:
         _check_classes(logits.shape[1], images)
     check_logits(logits, labels)
-    _check_one(_called(network, few[:1]), logits)
     checked_logits(Passes(network, len(few), device), few, labels, torch.arange(len(few), device=device))
+    _check_one(_called(network, few[:1]), logits)
     _check_gradient(network, few, labels)
     right = _check_accuracy(network, images, device, logits.shape[1])
     return Examined(_linear_distances(network, images, right, device), _multiplications(network, few[:1]))
