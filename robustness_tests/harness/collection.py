@@ -37,9 +37,21 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return  # a user's own test, whose arguments of these names are its own
     run = metafunc.config.stash[RUN]
     names, rows = _parameters(run, metafunc)
-    if names:
+    if names and not rows:
+        # Instead of pytest's own words about an empty parameter set.
+        reason = _why_there_is_nothing(run, names)
+        nothing = pytest.param(*[None] * len(names), marks=pytest.mark.skip(reason=reason))
+        metafunc.parametrize(names, [nothing], ids=[run.dataset])
+    elif names:
         ids = ["-".join(_identity(run, metafunc, names, row)) for row in rows]
         metafunc.parametrize(names, rows, ids=ids)
+
+
+def _why_there_is_nothing(run: Run, names: list[str]) -> str:
+    """Why a test has nothing to be about: what it is parametrised with is empty."""
+    if "epsilon" in names and run.certify != "off":
+        return f"no threshold file states certified_accuracy.{run.dataset}"
+    return "nothing is certified: --certify off, or no norm that there are bounds for"
 
 
 def _parameters(run: Run, metafunc: pytest.Metafunc) -> tuple[list[str], list[tuple[object, ...]]]:
@@ -105,8 +117,8 @@ def _identity(run: Run, metafunc: pytest.Metafunc, names: list[str], row: tuple[
 def _callspec(item: pytest.Item) -> dict[str, object]:
     callspec = getattr(item, "callspec", None)
     params = callspec.params if callspec is not None else {}
-    # Where there is nothing to run for, pytest skips the test, with a value that no worker can send.
-    return {name: value for name, value in params.items() if type(value).__name__ != "NotSetType"}
+    # Where there is nothing to run for, the values are None and the test is skipped.
+    return {name: value for name, value in params.items() if value is not None}
 
 
 def subject_of(item: pytest.Item, run: Run) -> dict[str, object]:
