@@ -4,6 +4,7 @@ import fnmatch
 import os
 import pickle
 import shutil
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -13,8 +14,8 @@ from PIL import Image
 
 from meta_tests import wrong_subjects
 from meta_tests.wrong_subjects import good, pair
-from robustness_tests.subjects.datasets import load_dataset
-from robustness_tests.subjects.sources import dataset_source
+from robustness_tests.subjects import inspection
+from robustness_tests.subjects.sources import dataset_source, model_source
 from robustness_tests.subjects.wide_resnet import WideResNet
 
 NET = ("--model", "wrong_subjects.py:good")
@@ -180,7 +181,7 @@ FILES = {
     "a label after the first images": (
         lambda _: None,
         [*NET, "--dataset", "wrong_subjects.py:late_label"],
-        "got labels from 0 to 58 and a model of 10 classes, expected 0 to 9",
+        "got labels from 0 to 59 and a model of 10 classes, expected 0 to 9",
     ),
     "labels from one": (
         lambda _: None,
@@ -290,16 +291,26 @@ FILES = {
 
 
 @pytest.fixture
-def refused(gate, monkeypatch):
-    """Run a gate that has to refuse, without network and caches."""
+def offline(monkeypatch):
+    """Without network and caches."""
+
+    def without(folder):
+        # Nothing listens there: a download fails at once, on a machine with network too.
+        for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+            monkeypatch.setenv(name, "http://127.0.0.1:9")
+        for name in ("no_proxy", "NO_PROXY", "HF_HUB_OFFLINE"):
+            monkeypatch.delenv(name, raising=False)
+        for name in ("TORCH_HOME", "HF_HOME"):
+            monkeypatch.setenv(name, str(folder / "cache"))
+
+    return without
+
+
+@pytest.fixture
+def refused(gate, offline):
+    """Run a gate that has to refuse."""
     shutil.copy(wrong_subjects.__file__, gate.folder)
-    # Nothing listens there: a download fails at once, on a machine with network too.
-    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
-    for name in ("no_proxy", "NO_PROXY", "HF_HUB_OFFLINE"):
-        monkeypatch.delenv(name, raising=False)
-    for name in ("TORCH_HOME", "HF_HOME"):
-        monkeypatch.setenv(name, str(gate.folder / "cache"))
+    offline(gate.folder)
 
     def run(message, *arguments):
         result = gate(*arguments)
@@ -314,13 +325,33 @@ def refused(gate, monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_wrong_model_is_refused(refused, name):
+REAL_MODELS = ("probabilities", "training_mode", "nan_weights", "takes_bytes", "other_architecture", "fewer_classes")
+REAL_FILES = (
+    "npz that runs code",
+    "truncated npz",
+    "empty folder",
+    "labels from one",
+    "pickle as TorchScript",
+    "pickle as program",
+    "checkpoint that runs code",
+    "checkpoint of another architecture",
+    "no checkpoint, no network",
+    "no CIFAR-10, no network",
+    "no weights of timm, no network",
+    "model that ends the process",
+    "reference that is wrong",
+    "more images than there are",
+)
+"""Through the whole gate, in processes of their own, which takes seconds; all others only through what it calls."""
+
+
+@pytest.mark.parametrize("name", REAL_MODELS)
+def test_wrong_model_ends_the_gate(refused, name):
     refused(f"--model: *{MODELS[name]}", "-n0", *DATA, "--model", f"wrong_subjects.py:{name}")
 
 
-@pytest.mark.parametrize("case", FILES)
-def test_wrong_file_is_refused(refused, gate, case):
+@pytest.mark.parametrize("case", REAL_FILES)
+def test_wrong_file_ends_the_gate(refused, gate, case):
     make, arguments, message = FILES[case]
     make(gate.folder)
     refused(message, "-n0", *arguments)
@@ -334,21 +365,52 @@ def test_wrong_dataset_is_refused_before_workers_start(refused):
     refused(f"--dataset: {DATASETS['up_to_255']}", "-n2", *NET, "--dataset", "wrong_subjects.py:up_to_255")
 
 
+@pytest.fixture
+def refused_here(tmp_path, offline, monkeypatch):
+    """Look at a model and a dataset that have to be refused, in this process."""
+    shutil.copy(wrong_subjects.__file__, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    offline(tmp_path)
+
+    def look_at(option, message, *arguments):
+        given = dict(zip(arguments[::2], arguments[1::2], strict=True))
+        with pytest.raises(ValueError, match=fnmatch.translate(f"*{message.replace('[', '[[]')}*")) as caught:
+            looked_at(given["--model"], given["--dataset"], tmp_path)
+        assert "\n" not in " ".join(str(caught.value).split())
+        assert getattr(caught.value, "option", option) == option
+        assert not (tmp_path / "mark").exists(), "code of a pickle was run"
+
+    return look_at
+
+
+def looked_at(model, dataset, folder):
+    """What the process that looks at models and data does, as the options ask it to."""
+    data = dataset_source(dataset, folder)
+    sources = {"models": {"model": asdict(model_source(model, data, folder))}, "dataset": asdict(data)}
+    inspection.look({**sources, "images": 5, "device": "cpu", "data_dir": str(folder / "data")})
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_wrong_model_is_refused(refused_here, name):
+    refused_here("model", MODELS[name], *DATA, "--model", f"wrong_subjects.py:{name}")
+
+
 @pytest.mark.parametrize("name", DATASETS)
-def test_wrong_dataset_is_refused(tmp_path, name):
-    """Not in a process of its own each: how the line gets out is tested above."""
-    refused_here(f"{wrong_subjects.__file__}:{name}", DATASETS[name], tmp_path)
+def test_wrong_dataset_is_refused(refused_here, name):
+    refused_here("dataset", DATASETS[name], *NET, "--dataset", f"wrong_subjects.py:{name}")
 
 
 @pytest.mark.parametrize("case", ARRAYS)
-def test_wrong_array_or_picture_is_refused(tmp_path, case):
+def test_wrong_array_or_picture_is_refused(refused_here, tmp_path, case):
     make, dataset, message = ARRAYS[case]
     make(tmp_path)
-    refused_here(dataset, message, tmp_path)
-    assert not (tmp_path / "mark").exists(), "code of a pickle was run"
+    refused_here("dataset", message, *NET, "--dataset", dataset)
 
 
-def refused_here(dataset, message, folder):
-    with pytest.raises(ValueError, match=fnmatch.translate(f"*{message.replace('[', '[[]')}*")) as caught:
-        load_dataset(dataset_source(dataset, folder), folder)
-    assert "\n" not in str(caught.value)
+@pytest.mark.parametrize("case", [case for case in FILES if case not in REAL_FILES])
+def test_wrong_file_is_refused(refused_here, tmp_path, case):
+    make, arguments, message = FILES[case]
+    make(tmp_path)
+    of_dataset = "CIFAR" in case
+    named = [argument for argument in arguments if argument != "--data-dir=data"]
+    refused_here("dataset" if of_dataset else "model", message, *named)

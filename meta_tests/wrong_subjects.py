@@ -98,7 +98,7 @@ def other_architecture():
 
 
 def untrained():
-    torch.manual_seed(0)
+    torch.manual_seed(1)
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()
 
 

@@ -136,13 +136,18 @@ def main() -> None:
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
     try:
-        answer = asdict(_look(request))
+        answer = asdict(look(request))
     except WrongSubjectError as error:
         answer = {"wrong": " ".join(str(error).split()), "option": error.option}
     Path(sys.argv[1]).write_text(json.dumps(answer), encoding="utf-8")
 
 
-def _look(request: dict[str, Any]) -> Inspection:
+def look(request: dict[str, Any]) -> Inspection:
+    """Look at models and dataset in this process.
+
+    Raises:
+        WrongSubjectError: for the first thing that is wrong with one of them.
+    """
     # Here, and not at the top: the controller imports this module, and no torch.
     from robustness_tests.subjects.datasets import load_dataset  # noqa: PLC0415
     from robustness_tests.subjects.model_check import MOST_FOR_ACCURACY, Examined, examine  # noqa: PLC0415

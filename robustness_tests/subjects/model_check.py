@@ -148,7 +148,7 @@ def _check_accuracy(network: nn.Module, images: Images, device: torch.device, cl
         if by_chance < 1e-4 and looked_at >= LOOKED_AT:
             return right
     # Of very few images, nothing can be said but that all of them are wrong.
-    unlikely = 0.01 if looked_at >= MOST_FOR_ACCURACY else 0.1
+    unlikely = 0.01 if looked_at >= MOST_FOR_ACCURACY else 0.05
     if (by_chance >= unlikely and looked_at >= LOOKED_AT) or (looked_at >= 5 and not right.any()):
         raise ValueError(
             f"got clean accuracy {float(right.float().mean()):.1%} on {looked_at} images, about as much as "
