@@ -212,3 +212,15 @@ def test_bad_arguments(mlp, digits):
     ):
         with pytest.raises(ValueError, match=message):
             exact_distance(mlp, images, labels, **arguments)
+
+
+def test_patience_ends(mlp, digits):
+    """Nothing is solved in a microsecond: after two images the others are not tried, and say so."""
+    images, labels = digits.images[:6], digits.labels[:6]
+    found = exact_distance(mlp, images, labels, time_limit=1e-6, patience=2)
+    tried = [status for status in found.status.tolist() if status != Status.MISCLASSIFIED]
+    assert tried[:2] == [Status.CENSORED] * 2
+    assert set(tried[2:]) == {Status.UNAVAILABLE}
+    assert "not tried: 2 images before it hit the limit" in found.reasons[-1]
+    with pytest.raises(ValueError, match="got patience=0"):
+        exact_distance(mlp, images, labels, patience=0)

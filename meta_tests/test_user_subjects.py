@@ -95,6 +95,7 @@ def test_unseen_network_and_data_run_at_first_try(gate, workers, certify):
         workers,
         "--quick",
         "--images=6",
+        "--norms=linf",
         f"--certify={certify}",
         "--model=work/net.py:tiny_net",
         "--against=work/net.py:other_net",

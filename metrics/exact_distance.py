@@ -10,7 +10,7 @@ from torch import Tensor
 
 from metrics.adversarial_distance import adversarial_distance
 from metrics.certified_distance import certified_distance, checked_program, clean_logits, full_precision
-from metrics.checks import check_choice, check_number
+from metrics.checks import check_choice, check_count, check_number
 from metrics.linear_bounds import Ball, Bounds, Program, Unsupported, bounds_of, least_margins
 from metrics.mixed_integer import Layer, layers_of, logits_of, nearest_of_target
 from metrics.norms import Norm
@@ -61,6 +61,7 @@ def exact_distance(
     *,
     norm: Norm = "linf",
     time_limit: float = 60.0,
+    patience: int | None = None,
     adversarial: Tensor | None = None,
     certified: Tensor | None = None,
     seed: int = 0,
@@ -79,6 +80,8 @@ def exact_distance(
         labels: true classes, int64, shape (N,).
         norm: "linf": HiGHS has no quadratic constraints.
         time_limit: seconds for each image, after which there is a bracket only.
+        patience: so many images in a row that hit the limit, and the others are not tried: they are unavailable. None
+            tries all.
         adversarial: images that the model misclassifies, as the attack has left them, shape (N, C, H, W); an attack is
             run if there are none.
         certified: distances of `certified_distance`, shape (N,); computed if there are none.
@@ -99,22 +102,10 @@ def exact_distance(
     """
     check_choice("norm", norm, NORMS)
     check_number("time_limit", time_limit, above=0)
+    patience = len(images) if patience is None else check_count("patience", patience, 1)
     check_images(images, labels)
     check_model(model)
-    if adversarial is not None and getattr(adversarial, "shape", None) != images.shape:
-        got = tuple(getattr(adversarial, "shape", ())) or type(adversarial).__name__
-        raise ValueError(f"got adversarial images of shape {got}, expected {tuple(images.shape)}, one for each")
-    if adversarial is not None:
-        check_images(adversarial, labels)
-        if adversarial.dtype != images.dtype:
-            raise ValueError(f"got adversarial images of {adversarial.dtype}, expected {images.dtype}, as the images")
-    if certified is not None and not isinstance(certified, Tensor):
-        raise ValueError(f"got certified distances of {type(certified).__name__}, expected a torch.Tensor")
-    if certified is not None and (certified.shape != labels.shape or not certified.is_floating_point()):
-        got = f"{tuple(certified.shape)} of {certified.dtype}"
-        raise ValueError(f"got certified distances {got}, expected floating-point numbers {tuple(labels.shape)}")
-    if certified is not None and not ((certified >= 0) & (certified <= 1) | certified.isnan()).all():
-        raise ValueError("got certified distances below 0 or above 1, expected distances within the box, or NaN")
+    _check_given(images, labels, adversarial, certified)
     with differentiating(model), torch.no_grad():
         clean, _ = clean_logits(model, images, labels, len(images))
         try:
@@ -132,15 +123,34 @@ def exact_distance(
     with differentiating(model), torch.no_grad():
         wrong = (margin(clean, labels) <= 0).tolist()
         lower = certified.double().nan_to_num(nan=0.0).tolist()
-        return _result(
-            [
-                _misclassified(image)
-                if wrong[row]
-                else solver.solve(image, int(labels[row]), adversarial[row : row + 1], lower[row])
-                for row, image in enumerate(images.detach().clone().split(1))
-            ],
-            images,
-        )
+        found: list[_Found] = []
+        in_a_row = 0
+        for row, image in enumerate(images.detach().clone().split(1)):
+            if wrong[row]:
+                found.append(_misclassified(image))
+            elif in_a_row >= patience:
+                found.append(_unavailable(image, f"not tried: {patience} images before it hit the limit on time"))
+            else:
+                found.append(solver.solve(image, int(labels[row]), adversarial[row : row + 1], lower[row]))
+                in_a_row = in_a_row + 1 if found[-1].status is Status.CENSORED else 0
+        return _result(found, images)
+
+
+def _check_given(images: Tensor, labels: Tensor, adversarial: Tensor | None, certified: Tensor | None) -> None:
+    if adversarial is not None and getattr(adversarial, "shape", None) != images.shape:
+        got = tuple(getattr(adversarial, "shape", ())) or type(adversarial).__name__
+        raise ValueError(f"got adversarial images of shape {got}, expected {tuple(images.shape)}, one for each")
+    if adversarial is not None:
+        check_images(adversarial, labels)
+        if adversarial.dtype != images.dtype:
+            raise ValueError(f"got adversarial images of {adversarial.dtype}, expected {images.dtype}, as the images")
+    if certified is not None and not isinstance(certified, Tensor):
+        raise ValueError(f"got certified distances of {type(certified).__name__}, expected a torch.Tensor")
+    if certified is not None and (certified.shape != labels.shape or not certified.is_floating_point()):
+        got = f"{tuple(certified.shape)} of {certified.dtype}"
+        raise ValueError(f"got certified distances {got}, expected floating-point numbers {tuple(labels.shape)}")
+    if certified is not None and not ((certified >= 0) & (certified <= 1) | certified.isnan()).all():
+        raise ValueError("got certified distances below 0 or above 1, expected distances within the box, or NaN")
 
 
 @dataclass(frozen=True, eq=False)

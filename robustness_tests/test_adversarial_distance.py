@@ -63,10 +63,10 @@ def test_candidate_beats_reference_in_adversarial_distance(
 def test_gradients_are_informative(model, norm, adversarial_distance, black_box, images, thresholds, measured):
     """An attack without gradients finds nothing that is much nearer than what the attacks with gradients have found.
 
-    Square, a random search, on the first images that are classified correctly; where it finds something nearer, the
-    attacks with gradients are given a second try with the thorough effort. A failure means that the gradients of
-    this model do not lead to its decision boundary: they are masked (quantised, saturated or random logits, a layer
-    without a derivative), or the attacks are stuck. Its adversarial distances are then too large, its CLEVER scores are
+    Square, a random search, on the first images that are classified correctly. With the quick effort, the attacks with
+    gradients get a second try with the default one where Square is nearer. A failure means that the gradients of this
+    model do not lead to its decision boundary: they are masked (quantised, saturated or random logits, a layer without
+    a derivative), or the attacks are stuck. Its adversarial distances are then too large, its CLEVER scores are
     worth nothing, and its robust accuracy is not what it seems.
     """
     found = {image: adversarial_distance(model, image, norm=norm).distance for image in images}

@@ -146,8 +146,9 @@ def in_use(config: pytest.Config) -> bool:
     given = any(
         value is not None for option in OPTIONS for value in (config.getoption(option.ini), config.getini(option.ini))
     )
-    named_tests = any(SUITE.name in str(argument) for argument in config.invocation_params.args)
-    return given or named_tests or config.rootpath == SUITE.parent
+    if given or config.rootpath == SUITE.parent:
+        return True
+    return any(SUITE.name in str(argument) for argument in config.invocation_params.args)
 
 
 def run_from(config: pytest.Config) -> Run:
