@@ -25,7 +25,13 @@ def numbers_of_image_42(gate):
 
 def start(gate, *arguments):
     return subprocess.Popen(
-        gate.command(*arguments), cwd=gate.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        gate.command(*arguments),
+        cwd=gate.folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # A shell starts background jobs with interrupts ignored, and their children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  # no thread of ours forks
     )
 
 

@@ -219,3 +219,18 @@ def test_a_browser_draws_the_report(gate, browser, tmp_path):
     # pytest-html draws its rows by script: every test is one, with our columns.
     assert len(re.findall(r'<td class="col-testId">', page)) == len(gate.results()["records"])
     assert re.search(r'<td class="col-distance"> *0\.\d{4}<', page)
+
+
+def test_run_that_asks_nothing_of_the_model_is_no_pass(monkeypatch):
+    """All that could be judged was skipped: the numbers of the suite are right, and nothing is known of the model."""
+    monkeypatch.setattr("reports.summary.untested", lambda _: [])
+    skipped = [
+        model_record(name, "skipped") for name in ("test_clean_accuracy", "test_candidate_beats_reference_in_clever")
+    ]
+    summary = summarise(RUN, gathered(image_record(), *skipped), 0)
+    assert summary.verdict == "partial"
+    assert any("Nothing was asked of the model" in note for note in summary.notes)
+    asked = summarise(RUN, gathered(image_record(), *skipped, model_record("test_noise_accuracy", norm="l2")), 0)
+    assert asked.verdict == "pass"
+    assert not any("Nothing was asked" in note for note in asked.notes)
+    assert summarise(RUN, gathered(image_record("failed"), *skipped), 1).verdict == "fail"

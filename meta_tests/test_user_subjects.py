@@ -17,10 +17,11 @@ from meta_tests import wrong_subjects
 from meta_tests.wrong_subjects import good, pair
 from robustness_tests import Classifier, test_noise
 from robustness_tests.harness.measurements import Measurements, Subject
+from robustness_tests.subjects import inspection
 from robustness_tests.subjects.catalog import DATASETS
 from robustness_tests.subjects.datasets import common_corruptions, digits, from_object, images_and_labels, load_dataset
 from robustness_tests.subjects.inspection import MULTIPLICATIONS_AT_ONCE, _batch_size, rounded_up
-from robustness_tests.subjects.model_check import examine
+from robustness_tests.subjects.model_check import Examined, examine
 from robustness_tests.subjects.models import load_model, model_digest
 from robustness_tests.subjects.objects import code_of
 from robustness_tests.subjects.sources import dataset_source, model_source
@@ -425,6 +426,22 @@ def test_distance_of_a_linear_model_is_seen_at_once():
 )
 def test_radius_is_rounded_up(value, expected):
     assert rounded_up(value) == pytest.approx(expected)
+
+
+def test_radius_is_three_times_the_largest_linear_distance(tmp_path):
+    """Six times in L1; a bundled dataset has its own."""
+    examined = [Examined({"linf": 0.01, "l2": 0.1, "l1": 1.0}, 1), Examined({"linf": 0.002, "l2": 0.3, "l1": 0.5}, 1)]
+    radii = inspection._clever_radius(dataset_source("cifar10", tmp_path), examined)  # noqa: SLF001
+    assert radii == pytest.approx({"linf": 0.05, "l2": 1.0, "l1": 10.0})
+    of_digits = inspection._clever_radius(dataset_source("digits", tmp_path), examined)  # noqa: SLF001
+    assert of_digits == dict(DATASETS["digits"].clever_radius)
+
+
+def test_a_user_is_told_about_classes_and_sorted_data():
+    remarks = inspection._remarks([0] * 20, ("cat", "dog"))  # noqa: SLF001
+    assert remarks[0] == "classes by the names of their folders: 0 cat, 1 dog"
+    assert remarks[1].startswith("all 20 images of this run are of class 0")
+    assert inspection._remarks([0, 1] * 10, ()) == []  # noqa: SLF001
 
 
 @pytest.mark.parametrize(("multiplications", "size"), [(1, 20), (MULTIPLICATIONS_AT_ONCE // 4, 4), (10**12, 1)])
