@@ -1,9 +1,7 @@
 """Options of the command line, each with a twin in the ini file, and their checks. Imports no torch."""
 
 import contextlib
-import math
 import os
-import re
 import time
 from argparse import ArgumentError
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +13,7 @@ import pytest
 from platformdirs import user_cache_path
 
 import robustness_tests
+from robustness_tests.harness import option_values
 from robustness_tests.harness.gpus import visible_gpus
 from robustness_tests.harness.run import (
     CERTIFIED_NORMS,
@@ -27,7 +26,7 @@ from robustness_tests.harness.run import (
     worker_input,
 )
 from robustness_tests.harness.thresholds import Thresholds, load_thresholds
-from robustness_tests.subjects.catalog import MODELS, NORMS, closest
+from robustness_tests.subjects.catalog import MODELS, NORMS
 from robustness_tests.subjects.inspection import Inspection, WrongSubjectError, inspect
 from robustness_tests.subjects.sources import DATASET_FORMS, MODEL_FORMS, Source, dataset_source, model_source
 
@@ -160,16 +159,16 @@ def run_from(config: pytest.Config) -> Run:
     """
     given = {option.name: _given(config, option) for option in OPTIONS}
     effort = _effort(given)
-    norms = _checked("norms", given["norms"], _norms)
-    certify = _checked("certify", given["certify"], lambda word: _choice(word, CERTIFY))
+    norms = _checked("norms", given["norms"], option_values.norms)
+    certify = _checked("certify", given["certify"], lambda word: option_values.choice(word, CERTIFY))
     if certify == "require" and not set(norms) & set(CERTIFIED_NORMS):
         raise pytest.UsageError(
             f"--certify: got 'require' with --norms {','.join(norms)}, expected linf or l2 among them"
         )
-    images = _checked("images", given["images"], _positive) if given["images"] else None
-    batch_size = _checked("batch-size", given["batch-size"], _positive) if given["batch-size"] else None
-    radii = _checked("clever-radius", given["clever-radius"], _radii)
-    device = _checked("device", given["device"], _device)
+    images = _checked("images", given["images"], option_values.positive) if given["images"] else None
+    batch_size = _checked("batch-size", given["batch-size"], option_values.positive) if given["batch-size"] else None
+    radii = _checked("clever-radius", given["clever-radius"], option_values.radii)
+    device = _checked("device", given["device"], option_values.device)
     dataset = _checked("dataset", given["dataset"], lambda text: dataset_source(text, _folder("dataset", config)))
     model = _checked("model", given["model"], lambda text: model_source(text, dataset, _folder("model", config)))
     against = _reference(given["against"], model, dataset, config)
@@ -195,7 +194,7 @@ def run_from(config: pytest.Config) -> Run:
         digests={},
         remarks=(),
         device=device,
-        seed=_checked("seed", given["seed"], _natural),
+        seed=_checked("seed", given["seed"], option_values.natural),
         thresholds=_checked(
             "thresholds", given["thresholds"], lambda text: _thresholds(text, config, model.name, dataset.name)
         ),
@@ -251,7 +250,7 @@ def _effort(given: Mapping[str, Any]) -> str:
     quick = bool(given["quick"])
     if not given["effort"]:
         return "quick" if quick else "default"
-    effort = _checked("effort", given["effort"], lambda word: _choice(word, EFFORTS))
+    effort = _checked("effort", given["effort"], lambda word: option_values.choice(word, EFFORTS))
     if quick and effort != "quick":
         raise pytest.UsageError(f"--effort: got {effort!r} together with --quick, expected one of the two")
     return effort
@@ -281,58 +280,6 @@ def _checked(name: str, text: str, check: Callable[[str], Value]) -> Value:
         return check(text)
     except ValueError as error:
         raise pytest.UsageError(f"--{name}: {error}") from error
-
-
-def _choice(word: str, known: Sequence[str]) -> str:
-    if word not in known:
-        raise ValueError(f"got {word!r}, {closest(word, known)}")
-    return word
-
-
-def _natural(text: str) -> int:
-    if not re.fullmatch(r"\d{1,18}", text.strip(), re.ASCII):
-        raise ValueError(f"got {text!r}, expected a whole number, 0 or more")
-    return int(text)
-
-
-def _positive(text: str) -> int:
-    if not re.fullmatch(r"\d{1,18}", text.strip(), re.ASCII) or not int(text):
-        raise ValueError(f"got {text!r}, expected a whole number, 1 or more")
-    return int(text)
-
-
-def _radii(text: str) -> dict[str, float]:
-    """Numbers by norm, from a text such as linf=0.05,l2=1."""
-    radii: dict[str, float] = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        norm, _, value = part.partition("=")
-        if norm not in NORMS:
-            raise ValueError(f"got {part!r}, {closest(norm, NORMS)}: linf=0.05,l2=1, for example")
-        try:
-            radii[norm] = float(value)
-        except ValueError:
-            radii[norm] = math.nan
-        if not 0 < radii[norm] < math.inf:
-            raise ValueError(f"got {part!r}, expected {norm}= and a positive number")
-    return radii
-
-
-def _norms(text: str) -> tuple[str, ...]:
-    norms = [norm.strip() for norm in text.split(",")]
-    for norm in norms:
-        if norm not in NORMS:
-            raise ValueError(f"got {norm!r}, {closest(norm, NORMS)}")
-    return tuple(dict.fromkeys(norms))
-
-
-def _device(text: str) -> str:
-    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", text):
-        raise ValueError(f"got {text!r}, expected auto, cpu, cuda or cuda:N")
-    gpus = visible_gpus() if text.startswith("cuda") else ()
-    number = int(text.partition(":")[2] or 0)
-    if text.startswith("cuda") and number >= len(gpus):
-        raise ValueError(f"got {text!r}, but {len(gpus)} GPUs are visible: expected cpu, auto, or a smaller number")
-    return text
 
 
 def _thresholds(text: str, config: pytest.Config, model: str, dataset: str) -> Thresholds:
