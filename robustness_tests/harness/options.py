@@ -3,7 +3,6 @@
 import contextlib
 import os
 import time
-from argparse import ArgumentError
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -111,7 +110,7 @@ OPTIONS = [
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Register every option and its twin."""
-    group = parser.getgroup("robustness", "robustness of image classifiers")
+    group, taken = parser.getgroup("robustness", "robustness of image classifiers"), _names_of_options(parser)
     for option in OPTIONS:
         # No defaults here: what is not given is looked up in the ini file.
         settings: dict[str, Any] = {"dest": option.ini, "default": None, "help": option.help}
@@ -122,11 +121,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             settings["metavar"] = option.metavar
             settings["help"] += f" (default: {option.default})" if option.default else ""
             parser.addini(option.ini, option.help, type="string", default=None)
-        try:
-            group.addoption(f"--{option.name}", f"--robustness-{option.name}", **settings)
-        except (ValueError, ArgumentError):
-            # Another plugin, or the conftest of the user, has an option of this name: the long one is left.
-            group.addoption(f"--robustness-{option.name}", **settings)
+        # Another plugin, or the conftest of the user, may have an option of the short name: it keeps it.
+        names = [name for name in (f"--{option.name}", f"--robustness-{option.name}") if name not in taken]
+        group.addoption(*names, **settings)
+
+
+def _names_of_options(parser: pytest.Parser) -> set[str]:
+    """The names of all options so far. To try a name and see would do harm: pytest 9.0 gives it away all the same."""
+    return {name for group in parser._groups for option in group.options for name in option.names()}  # noqa: SLF001
 
 
 @pytest.hookimpl(tryfirst=True)
