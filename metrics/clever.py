@@ -29,7 +29,7 @@ end, after this part. A constant gradient ends it at any look."""
 
 @dataclass(frozen=True)
 class CleverScores:
-    """The CLEVER scores of N images; every tensor has shape (N,), on the device of the images.
+    """The CLEVER scores of N images; but for `maxima`, every tensor has shape (N,); all on the device of the images.
 
     Where there is no score (`status` misclassified or unavailable), the numbers are NaN and the target is -1.
 
@@ -46,6 +46,7 @@ class CleverScores:
         shape: shape of the fitted reverse Weibull law; NaN where the gradient is constant.
         p_value: of the Kolmogorov-Smirnov test of that fit.
         blocks: number of block maxima that were fitted.
+        maxima: they themselves, of the winning target, shape (N, B) for the most blocks B; NaN beyond `blocks`.
         saturated: the score is the radius, which says "at least".
         degenerate_fit: the end-point is the largest sample: the fit adds nothing, or the law does not fit at all.
         no_finite_endpoint: the samples do not show that the dual norms have an end-point: how far it is beyond the
@@ -71,6 +72,7 @@ class CleverScores:
     shape: Tensor
     p_value: Tensor
     blocks: Tensor
+    maxima: Tensor
     saturated: Tensor
     degenerate_fit: Tensor
     no_finite_endpoint: Tensor

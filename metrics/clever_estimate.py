@@ -60,6 +60,7 @@ class Estimate:
         self.flags = {name: torch.zeros_like(correct) for name in FLAGS}
         self.target = torch.full_like(gradients.targets[:, 0], -1)
         self.blocks = torch.zeros_like(self.target)
+        self.winning = like.new_full((count, self.maxima.shape[2]), torch.nan)
         self.status = torch.full_like(self.target, Status.MISCLASSIFIED)
 
     def wanted(self) -> Tensor:
@@ -101,7 +102,7 @@ class Estimate:
         scores[kept] = margins[kept] / fits.estimate
         winner = _winner(scores, kept, fits)
         raw = torch.where(kept, margins / maxima.amax(dim=2).maximum(floor), torch.inf).amin(dim=1)
-        self._write(rows, winner, margins, raw, blocks)
+        self._write(rows, winner, margins, raw, maxima)
         self._give_up_masked(rows, kept, blocks)
         # Every look knows more than the one before, and needs less slack.
         self.slack = self.slack.sqrt()
@@ -118,7 +119,8 @@ class Estimate:
 
     def columns(self) -> dict[str, Tensor]:
         """The columns of `CleverScores`, but for the passes."""
-        return {**self.numbers, **self.flags, "target": self.target, "blocks": self.blocks, "status": self.status}
+        columns = {"target": self.target, "blocks": self.blocks, "maxima": self.winning, "status": self.status}
+        return {**self.numbers, **self.flags, **columns}
 
     def _floor(self, rows: Tensor, blocks: int) -> Tensor:
         """What the largest dual norm is at least, whatever a fit says: the one at the image, and the steepest slope."""
@@ -159,12 +161,13 @@ class Estimate:
         self.active &= ~images
         self.status[images] = Status.UNAVAILABLE
         self.target[images] = -1
+        self.winning[images] = torch.nan
         for name in NUMBERS:
             self.numbers[name][images] = torch.nan
         for name in ("saturated", "degenerate_fit", "no_finite_endpoint"):
             self.flags[name][images] = False
 
-    def _write(self, rows: Tensor, winner: "_Winner", margins: Tensor, raw: Tensor, blocks: int) -> None:
+    def _write(self, rows: Tensor, winner: "_Winner", margins: Tensor, raw: Tensor, maxima: Tensor) -> None:
         fit, radius = winner.fit, self.radius[rows]
         column = winner.column[:, None]
         bound = margins.gather(1, column).squeeze(1)
@@ -185,7 +188,8 @@ class Estimate:
         self.flags["degenerate_fit"][rows] = fit.degenerate
         self.flags["no_finite_endpoint"][rows] = fit.no_finite_endpoint
         self.target[rows] = self.gradients.targets[rows].gather(1, column).squeeze(1)
-        self.blocks[rows] = blocks
+        self.blocks[rows] = maxima.shape[2]
+        self.winning[rows, : maxima.shape[2]] = maxima[torch.arange(len(rows), device=rows.device), winner.column]
         self.status[rows] = torch.where(score >= radius, Status.SATURATED, Status.ESTIMATED)
 
 

@@ -17,10 +17,12 @@ def test_clean_accuracy(candidate, run, thresholds, measured):
     count = run.accuracy_images
     labels = candidate.images.labels[:count]
     logits = torch.cat([candidate.logits(batch) for batch in candidate.images.images[:count].split(100)])
-    right = int((logits.argmax(dim=1) == labels).sum())
+    wrong = (logits.argmax(dim=1) != labels).nonzero().flatten().tolist()
+    right = len(labels) - len(wrong)
     accuracy = share(right, len(labels), thresholds.confidence)
     least = thresholds.clean_accuracy
     measured(value=accuracy.value, low=accuracy.low, high=accuracy.high, threshold=least, images=len(labels))
+    measured(misclassified=wrong)
     if least is None:
         pytest.skip(f"measured and not judged: no threshold file states clean_accuracy.least for {candidate.dataset}")
     assert accuracy.value >= least, (

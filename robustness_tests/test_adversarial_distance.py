@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from metrics import Status
-from metrics.statistics import compare, share
+from metrics.statistics import compare, median, share
 
 
 def test_adversarial_example_is_real(model, norm, image, adversarial_distance, measured):
@@ -15,6 +15,9 @@ def test_adversarial_example_is_real(model, norm, image, adversarial_distance, m
     found = adversarial_distance(model, image, norm=norm)
     measured(distance=found.distance, status=found.status, forward=found.forward, backward=found.backward)
     measured(attack=found.attack, bracket=found.bracket, stored=found.stored)
+    label = model.label(image)
+    clean, right = model.prediction(model.image(image))
+    measured(label=label, clean_class=clean, clean_confidence=right, stored_at=found.stored_at)
     if found.status is Status.MISCLASSIFIED:
         pytest.skip("misclassified: the distance is 0 by definition")
     if found.status is Status.CENSORED:
@@ -26,9 +29,9 @@ def test_adversarial_example_is_real(model, norm, image, adversarial_distance, m
     perturbation = (adversarial.double() - model.image(image).double()).flatten().numpy()
     length = np.linalg.norm(perturbation, {"linf": np.inf, "l2": 2, "l1": 1}[norm])
     assert found.distance == pytest.approx(length, rel=1e-5), f"the perturbation has {norm} norm {length}"
-    predicted = int(model.logits(adversarial[None]).argmax())
-    measured(label=model.label(image), predicted=predicted)
-    assert predicted != model.label(image), f"classified again, the image is in its own class {predicted}"
+    predicted, confidence = model.prediction(adversarial)
+    measured(adversarial_class=predicted, adversarial_confidence=confidence, trace=found.trace)
+    assert predicted != label, f"classified again, the image is in its own class {predicted}"
 
 
 def test_candidate_beats_reference_in_adversarial_distance(
@@ -57,6 +60,29 @@ def test_candidate_beats_reference_in_adversarial_distance(
     assert result.p_value <= thresholds.largest_p_value, (
         f"the larger median may be chance: p = {result.p_value:.3f} on {result.pairs} images, "
         f"expected {thresholds.largest_p_value} or less"
+    )
+
+
+def test_attack_has_converged(model, norm, adversarial_distance, images, thresholds, measured):
+    """Half of the passes would have found nearly the same distances: more of them would hardly find less.
+
+    The median, over the images that were attacked, of the distance after half of the queries, divided by the distance
+    at the end. A failure means that the distances are still falling: they are too large, and so are the robust
+    accuracies. Run with a larger effort.
+    """
+    attacked = [
+        found
+        for image in images
+        if (found := adversarial_distance(model, image, norm=norm)).status is Status.ATTACKED
+    ]
+    if not attacked:
+        pytest.skip("no image was attacked with success")
+    ratio = median([found.halfway / found.distance for found in attacked], thresholds.confidence)
+    most = 1 + thresholds.convergence
+    measured(value=ratio.value, low=ratio.low, high=ratio.high, threshold=most, images=len(attacked), unit="ratio")
+    assert ratio.value <= most, (
+        f"after half of the passes the {norm} distances of {model.name} were {ratio.value:.3f} times as large as at the "
+        f"end (median of {len(attacked)} images), expected {most:.3f} times or less: they are still falling"
     )
 
 

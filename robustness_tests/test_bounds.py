@@ -6,6 +6,7 @@ import pytest
 
 from metrics import Status
 from metrics.statistics import median, share
+from robustness_tests.harness.clever_fit import clever_fit
 
 ROUNDING = 1e-5
 """Relative: where a network is linear, both are the same number, and the last bits must not decide."""
@@ -78,6 +79,10 @@ def test_share_of_clever_below_distance(model, norm, clever, adversarial_distanc
     measured(saturated=sum(score.status is Status.SATURATED for score, _ in pairs))
     measured(unavailable=sum(score.status is Status.UNAVAILABLE for score, _ in pairs))
     measured(no_finite_endpoint=sum(score.no_finite_endpoint for score, _ in pairs))
+    estimated = [pair for pair, _ in judged if pair[0].status is Status.ESTIMATED]
+    if estimated:
+        score, distance = max(estimated, key=lambda pair: pair[0].score / pair[1].distance)
+        measured(fit=clever_fit(score, distance.distance))
     assert below.high >= least, (
         f"CLEVER is not above the adversarial {norm} distance for {below.value:.1%} of {len(judged)} images "
         f"of {model.name} ({below.low:.1%} to {below.high:.1%}), expected {least:.1%} or more"

@@ -13,11 +13,11 @@ def test_noise_accuracy(candidate, reference, noise_accuracy, images, norm, epsi
     not robust to noise that nobody has chosen, such as that of a sensor. Noise accuracy says little about attacks.
     """
     found = [noise_accuracy(candidate, image, norm=norm) for image in images]
-    ball, sphere = (
-        mean_share([one.at(epsilon, law) for one in found], thresholds.confidence) for law in ("ball", "sphere")
-    )
+    shares = {law: [one.at(epsilon, law) for one in found] for law in ("ball", "sphere")}
+    ball, sphere = (mean_share(shares[law], thresholds.confidence) for law in ("ball", "sphere"))
     least = thresholds.epsilons(run.dataset, norm, "noise_accuracy").get(epsilon)
     measured(value=ball.value, low=ball.low, high=ball.high, threshold=least, images=len(images), sphere=sphere.value)
+    measured(shares=shares["ball"])
     if reference.name != candidate.name:
         theirs = [noise_accuracy(reference, image, norm=norm).at(epsilon, "ball") for image in images]
         measured(reference_value=mean_share(theirs, thresholds.confidence).value)
@@ -50,7 +50,7 @@ def test_candidate_beats_reference_in_noise_accuracy(
     means = [sum(shares) / len(shares) for shares in (ours, theirs)]
     result = compare(ours, theirs, thresholds.confidence)
     measured(value=means[0], reference_value=means[1], images=result.pairs, p_value=result.p_value)
-    measured(threshold=thresholds.largest_p_value, epsilons=list(epsilons))
+    measured(threshold=thresholds.largest_p_value, epsilons=list(epsilons), unit="share")
     if ours == theirs and min(ours) == 1:
         pytest.skip(f"nothing to tell: both are always right; state larger epsilons, in [noise_accuracy.{run.dataset}]")
     assert means[0] > means[1], (

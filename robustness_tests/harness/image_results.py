@@ -14,7 +14,13 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class DistanceOfImage:
-    """The adversarial distance of one image; see `metrics.AdversarialDistances`."""
+    """The adversarial distance of one image; see `metrics.AdversarialDistances`.
+
+    Attributes:
+        trace: the distance after 1, 2, 5, 10, ... queries, see `measurements.TRACED`.
+        halfway: the distance after half of the queries.
+        stored_at: file below the folder of the measurements and row in it, "FILE#ROW".
+    """
 
     image: int
     distance: float
@@ -22,6 +28,9 @@ class DistanceOfImage:
     attack: Attack
     bracket: float
     adversarial: Tensor = field(repr=False)
+    trace: Tensor = field(repr=False)
+    halfway: float
+    stored_at: str = field(repr=False)
     forward: int
     backward: int
     stored: bool
@@ -38,6 +47,10 @@ class ScoreOfImage:
     raw: float
     target: int
     p_value: float
+    maxima: Tensor = field(repr=False)
+    margin: float
+    lipschitz: float
+    shape: float
     degenerate_fit: bool
     no_finite_endpoint: bool
     zero_gradient: bool

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import metrics
-from metrics import CleverScores
+from metrics import AdversarialDistances, CleverScores
+from metrics.attacks import SearchPath
 from metrics.norms import length
 from robustness_tests.harness.black_box import QUERIES, BlackBoxAttack, square
 from robustness_tests.harness.collection import PROVING
@@ -59,6 +60,9 @@ NOISE_SAMPLES = {"quick": 5, "default": 10, "thorough": 50}
 
 LAWS = ("ball", "sphere")
 
+TRACED = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+"""After so many queries of an attack, the best distance so far is kept: whether more would have found less."""
+
 EXACT_SECONDS = {"quick": 5.0, "default": 20.0, "thorough": 120.0}
 
 EXACT_PATIENCE = 3
@@ -93,6 +97,11 @@ class Subject:
         with torch.no_grad(), reproducible():
             # A copy: a network may work in place.
             return self.network(images.to(self.device, copy=True)).cpu()
+
+    def prediction(self, image: Tensor) -> tuple[int, float]:
+        """The class of one image, shape (C, H, W), and the softmax of its logit: how sure the model is of it."""
+        confidences = self.logits(image[None]).double().softmax(dim=1)
+        return int(confidences.argmax()), float(confidences.max())
 
     def image(self, index: int) -> Tensor:
         """The image of a dataset index, shape (C, H, W)."""
@@ -191,7 +200,12 @@ class Measurements:
 
     def distance(self, name: str, index: int, norm: str) -> DistanceOfImage:
         """The adversarial distance of an image."""
-        return of_row(DistanceOfImage, *self._row("adversarial_distance", name, index, norm), image=index)
+        row, stored = self._row("adversarial_distance", name, index, norm)
+        return of_row(DistanceOfImage, row, stored, image=index, stored_at=self._stored_at(name, index, norm))
+
+    def _stored_at(self, name: str, index: int, norm: str) -> str:
+        first = self._first(name, index)
+        return f"{self._key('adversarial_distance', name, norm, first).path().as_posix()}#{index - first}"
 
     def score(self, name: str, index: int, norm: str) -> ScoreOfImage:
         """The CLEVER score of an image."""
@@ -241,9 +255,12 @@ class Measurements:
             )
         if norm not in NORMS:
             raise ValueError(f"got norm={norm!r}, {closest(norm, NORMS)}")
-        first = index // self.run.batch_sizes[name] * self.run.batch_sizes[name]
+        first = self._first(name, index)
         columns, stored = self._columns(metric, name, norm, first)
         return {column: values[index - first] for column, values in columns.items()}, stored
+
+    def _first(self, name: str, index: int) -> int:
+        return index // self.run.batch_sizes[name] * self.run.batch_sizes[name]
 
     def _columns(self, metric: str, name: str, norm: str, first: int) -> tuple[dict[str, Tensor], bool]:
         batch = (metric, name, norm, first)
@@ -253,15 +270,21 @@ class Measurements:
         return self._batches[batch]
 
     def _batch(self, metric: str, name: str, norm: str, first: int) -> tuple[dict[str, Tensor], bool]:
-        model = self.subject(name)
-        last = min(first + self.run.batch_sizes[name], len(model.images.labels))
-        parameters = self._parameters(metric, name, norm)
         # Before the store's lock is taken: one lock at a time.
         needed = {one: self._columns(one, name, norm, first)[0] for one in NEEDS.get(metric, ())}
-        key = Key(
+        key = self._key(metric, name, norm, first)
+        indices = range(first, key.last)
+        return self.store.fetch(
+            key, lambda: self._measure(metric, self.subject(name), norm, indices, key.parameters, needed)
+        )
+
+    def _key(self, metric: str, name: str, norm: str, first: int) -> Key:
+        model = self.subject(name)
+        last = min(first + self.run.batch_sizes[name], len(model.images.labels))
+        return Key(
             metric=metric,
             metric_code=_metric_code(),
-            parameters=parameters,
+            parameters=self._parameters(metric, name, norm),
             model=name,
             model_digest=model.digest,
             dataset=model.dataset,
@@ -274,12 +297,11 @@ class Measurements:
             device=device_kind(model.device),
             torch=torch.__version__,
         )
-        return self.store.fetch(key, lambda: self._measure(metric, model, norm, range(first, last), parameters, needed))
 
     def _parameters(self, metric: str, name: str, norm: str) -> dict[str, Any]:
         batch_size = self.run.batch_sizes[name]
         if metric == "adversarial_distance":
-            return {"effort": self.run.effort, "batch_size": batch_size}
+            return {"effort": self.run.effort, "batch_size": batch_size, "traced": TRACED}
         if metric == "anchored_clever":
             return {"needs": {one: self._parameters(one, name, norm) for one in NEEDS[metric]}}
         if metric == "certified_distance":
@@ -309,7 +331,9 @@ class Measurements:
             one: {name: column.to(model.device) for name, column in columns.items()} for one, columns in needed.items()
         }
         measure: Callable[..., Any] = getattr(metrics, metric)
-        options = dict(parameters)
+        options = {name: value for name, value in parameters.items() if name != "traced"}
+        if metric == "adversarial_distance":
+            options["record_path"] = True
         if metric in ("adversarial_distance", "clever", "noise_accuracy"):
             options["seed"] = [seed_of(self.run.seed, metric, index) for index in indices]
         if metric == "anchored_clever":
@@ -325,11 +349,37 @@ class Measurements:
                 return _by_law(lambda law: measure(network, images, labels, norm=norm, law=law, **options))
             result = measure(network, images, labels, norm=norm, **options)
         columns = {field.name: getattr(result, field.name) for field in fields(result)}
+        if metric == "adversarial_distance":
+            # Beside the adversarial image, the clean one: the report shows both, and has no dataset.
+            columns |= {"clean": images, **traced(columns.pop("path"), result)}
         return {
             name: of_texts(column) if isinstance(column, tuple) else column
             for name, column in columns.items()
             if column is not None
         }
+
+
+def traced(path: SearchPath, result: AdversarialDistances) -> dict[str, Tensor]:
+    """How the distances of N images came down while an attack went on.
+
+    Returns:
+        `trace`, shape (N, len(TRACED)): the distance after so many queries, or after all if there were fewer; infinite
+        before anything was found; and `halfway`, shape (N,): the distance after half of the queries.
+    """
+    points = torch.full((len(result.distance), len(TRACED)), torch.inf, dtype=result.distance.dtype)
+    halfway = torch.full((len(result.distance),), torch.inf, dtype=result.distance.dtype)
+    for row, final in enumerate(result.distance.tolist()):
+        if not 0 < final < math.inf:
+            points[row], halfway[row] = final, final
+            continue
+        mine = path.image == row
+        tried = torch.where(path.margin[mine] <= 0, path.distance[mine], torch.inf).cpu()
+        # The point that is kept may have been pushed outwards a little when it was verified.
+        best = tried.cummin(dim=0).values.clamp(min=final)
+        best[-1] = final
+        points[row] = best[[min(steps, len(best)) - 1 for steps in TRACED]]
+        halfway[row] = best[(len(best) - 1) // 2]
+    return {"trace": points, "halfway": halfway}
 
 
 def _by_law(measure: Callable[[str], Any]) -> dict[str, Tensor]:

@@ -20,6 +20,9 @@ SCALARS = {
     ("clever_radius", "factor"): "clever_radius_factor",
     ("certified_distance", "least_ratio"): "certified_ratio",
     ("informative_gradients", "tolerance"): "gradient_tolerance",
+    ("convergence", "tolerance"): "convergence",
+    ("baseline", "median"): "baseline_median",
+    ("baseline", "share"): "baseline_share",
 }
 """Place in the file, and attribute of `Thresholds`. All of them are in (0, 1]."""
 
@@ -43,6 +46,9 @@ class Thresholds:
         clever_radius_factor: `clever_radius.factor`.
         gradient_tolerance: `informative_gradients.tolerance`.
         certified_ratio: `certified_distance.least_ratio`.
+        convergence: `convergence.tolerance`.
+        baseline_median: `baseline.median`.
+        baseline_share: `baseline.share`.
         robust_accuracy: `robust_accuracy`: dataset, norm, epsilon as written, least share.
         certified_accuracy: `certified_accuracy`, in the same way.
         noise_accuracy: `noise_accuracy`, in the same way.
@@ -58,6 +64,9 @@ class Thresholds:
     clever_radius_factor: float
     gradient_tolerance: float
     certified_ratio: float
+    convergence: float
+    baseline_median: float
+    baseline_share: float
     robust_accuracy: Mapping[str, Mapping[str, Mapping[str, float]]]
     certified_accuracy: Mapping[str, Mapping[str, Mapping[str, float]]]
     noise_accuracy: Mapping[str, Mapping[str, Mapping[str, float]]]

@@ -1,0 +1,73 @@
+"""How one CLEVER score came about: its samples, the law that was fitted to them, and the score as blocks were drawn."""
+
+from dataclasses import asdict, dataclass
+
+from metrics.extreme_value import end_point
+from robustness_tests.harness.image_results import ScoreOfImage
+from robustness_tests.harness.values import plain
+
+LOOKS = (3, 5, 8, 12, 16, 20, 24, 28, 32, 36, 40, 48, 56)
+"""Numbers of blocks after which the score is estimated again; three are needed for a fit."""
+
+
+@dataclass(frozen=True)
+class CleverFit:
+    """The fit of one image, for a figure.
+
+    Attributes:
+        image: dataset index.
+        target: the class whose score is the smallest.
+        margin: logit of the label minus that of the target.
+        maxima: the largest dual norm of the gradient in each block.
+        lipschitz: the end-point that was estimated from them: score = margin / lipschitz, at most the radius.
+        shape: of the fitted reverse Weibull law; None where the gradient is constant.
+        p_value: of the test of that fit.
+        radius: of the ball.
+        distance: the adversarial distance.
+        looks: numbers of blocks.
+        scores: the score after so many blocks.
+        lower: lower ends of the 95 % intervals of these.
+        upper: upper ends.
+    """
+
+    image: int
+    target: int
+    margin: float
+    maxima: list[float]
+    lipschitz: float
+    shape: float
+    p_value: float
+    radius: float
+    distance: float
+    looks: list[int]
+    scores: list[float]
+    lower: list[float]
+    upper: list[float]
+
+
+def clever_fit(score: ScoreOfImage, distance: float) -> dict[str, object]:
+    """The fit of an estimated score as plain values; the intervals are those of the samples alone."""
+    maxima = score.maxima[: score.blocks]
+    looks = sorted({look for look in LOOKS if look <= score.blocks} | {score.blocks})
+    fits = [end_point(maxima[None, :look]) for look in looks]
+
+    def scores(name: str) -> list[float]:
+        return [min(score.radius, score.margin / float(getattr(fit, name))) for fit in fits]
+
+    fit = CleverFit(
+        image=score.image,
+        target=score.target,
+        margin=score.margin,
+        maxima=maxima.tolist(),
+        lipschitz=score.lipschitz,
+        shape=score.shape,
+        p_value=score.p_value,
+        radius=score.radius,
+        distance=distance,
+        looks=looks,
+        scores=scores("estimate"),
+        lower=scores("upper"),
+        upper=scores("lower"),
+    )
+    values: dict[str, object] = plain(asdict(fit))
+    return values
