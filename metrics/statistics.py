@@ -65,6 +65,35 @@ def mean_share(values: Sequence[float] | NDArray[np.float64], confidence: float 
     return Estimate(value, min(value, float(low)), max(value, float(high)))
 
 
+def mean_difference(
+    ours: Sequence[float] | NDArray[np.float64],
+    theirs: Sequence[float] | NDArray[np.float64],
+    confidence: float = 0.95,
+) -> Estimate:
+    """The mean of differences ours - theirs of shares in [0, 1], image by image, with its interval.
+
+    Gains and losses each get the interval of `mean_share`, at half of the error, and the ends are put together: so it
+    covers at least as often as it says (Bonferroni), also where nothing has changed. Truth values are shares, too.
+
+    Raises:
+        ValueError: for sequences of different lengths, no values, NaN, or values outside [0, 1].
+
+    Example:
+        >>> mean_difference([1.0] * 96 + [0.0] * 4, [1.0] * 99 + [0.0])
+        Estimate(value=-0.03, low=-0.09..., high=0.03...)
+    """
+    _check_confidence(confidence)
+    ours, theirs = _numbers(ours), _numbers(theirs)
+    if len(ours) != len(theirs):
+        raise ValueError(f"got {len(ours)} and {len(theirs)} values, expected as many of both")
+    for values in (ours, theirs):
+        mean_share(values, confidence)
+    gain, loss = (
+        mean_share(np.clip(change, 0, 1), (1 + confidence) / 2) for change in (ours - theirs, theirs - ours)
+    )
+    return Estimate(gain.value - loss.value, gain.low - loss.high, gain.high - loss.low)
+
+
 def median(values: Sequence[float] | NDArray[np.float64], confidence: float = 0.95) -> Estimate:
     """The median with its interval between two order statistics (exact, from the sign test).
 

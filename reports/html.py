@@ -1,34 +1,18 @@
-"""The HTML report: pytest-html's, with verdict, table and figures on top and columns for model, norm and image."""
+"""The HTML report: pytest-html's, with everything that a reviewer asks above its rows."""
 
 from collections.abc import Generator
-from datetime import UTC, datetime
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from reports.results_json import versions
-from reports.summary import HEADER, Summary, cells, headline, summarise
-from robustness_tests.harness.options import named, named_dataset
-from robustness_tests.harness.records import RECORDS
-from robustness_tests.harness.run import IN_USE, RUN, Run, is_worker
+from reports.page import CSS, MOST_ROWS, anchor, body
+from reports.results_json import RESULTS
+from robustness_tests.harness.records import ABOUT, BAD, RECORDS, Records
+from robustness_tests.harness.run import IN_USE, RUN, is_worker
 
-VERSIONS = ("robustness-gate", "torch", "python")
-MANY_ROWS = 300
-"""Above so many tests, passed ones about single images are left out of the rows: pytest-html redraws all rows on each
-click, which takes seconds for thousands."""
-
-COLUMNS = {
-    "model": "Model",
-    "norm": "Norm",
-    "image": "Image",
-    "distance": "Distance",
-    "certified": "Certified",
-    "clever": "CLEVER",
-}
+COLUMNS = {"model": "Model", "norm": "Norm", "why": "Why"}
 UNASKED = pytest.StashKey[bool]()
-CSS = Path(__file__).with_name("report.css")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -44,7 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Hook into pytest-html, in the process that writes."""
+    """Add to pytest-html's report, where it is."""
     config = session.config
     if not is_worker(config) and config.stash[IN_USE] and config.pluginmanager.hasplugin("html"):
         config.pluginmanager.register(Rows(config), "robustness-html-rows")
@@ -75,11 +59,14 @@ class Rows:
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
         self.report_data: Any = None
+        self.bad_images = 0
 
     def pytest_html_report_title(self, report: Any) -> None:
         """Name the subject in the title, and keep the counts for rows that are left out."""
         run = self.config.stash[RUN]
         self.report_data = report
+        if report.data["renderCollapsed"] == ["passed"]:  # the default
+            report.data["renderCollapsed"] = ["passed", "skipped", "xfailed"]
         report.title = f"Robustness of {run.model} on {run.dataset}"
 
     def pytest_html_results_table_header(self, cells: list[str]) -> None:
@@ -89,108 +76,46 @@ class Rows:
         del cells[-1]
 
     def pytest_html_results_table_row(self, report: Any, cells: list[str]) -> None:
-        """Fill our columns, or leave the row out."""
-        values = dict(report.user_properties) if hasattr(report, "user_properties") else {}
-        if report.when == "call" and report.passed and "image" in values and self._many():
-            self.report_data.outcomes["passed"]["value"] += 1
+        """Fill our columns, or leave the row out: pytest-html draws all of them anew on each click."""
+        about = {name: value for name, value in getattr(report, "user_properties", ()) if name in ABOUT}
+        outcome = _shown_as(report)
+        if outcome and "image" in about and not self._worth_a_row(outcome):
+            self.report_data.outcomes[outcome]["value"] += 1
             del cells[:]
             return
+        record = self.config.stash[RECORDS].by_test.get(report.nodeid)
+        values = {**about, "why": record.message if record else ""}
+        cells[1] = f'<td class="col-testId" id="{anchor(report.nodeid, "test")}">{escape(report.nodeid)}</td>'
         for place, name in enumerate(COLUMNS, start=2):
-            cells.insert(place, f'<td class="col-{name}">{escape(fixed_width(values.get(name)))}</td>')
+            cells.insert(place, f'<td class="col-{name}">{escape(str(values.get(name, "")))}</td>')
         del cells[-1]
 
-    def pytest_html_results_summary(self, prefix: list[str], session: pytest.Session) -> None:
-        """Put verdict, table and figures on top."""
-        records = self.config.stash[RECORDS]
-        if not records.ours():
+    def _worth_a_row(self, outcome: str) -> bool:
+        bad = outcome in BAD
+        self.bad_images += bad
+        return bad and self.bad_images <= MOST_ROWS
+
+    def pytest_html_results_summary(self, prefix: list[str]) -> None:
+        """Put everything else on top."""
+        results = self.config.stash.get(RESULTS, None)
+        if results is None:
             return
-        run = self.config.stash[RUN]
-        summary = summarise(run, records, int(session.exitstatus))
         prefix.append(f"<style>{CSS.read_text(encoding='utf-8')}</style>")
-        prefix.append(verdict(run, summary))
-        prefix.append(table(summary))
-        from reports import figures  # noqa: PLC0415  # matplotlib takes long to import, and only a report needs it
-
-        drawn = [
-            ("CLEVER against adversarial distance", CLEVER_CAPTION, figures.scatter(run, records.ours())),
-            ("Proved and attacked", BRACKETS_CAPTION, figures.brackets(run, records.ours())),
-            ("Adversarial distances", DISTANCES_CAPTION, figures.distances(run, records.ours())),
-        ]
-        prefix.extend(figure(title, caption, svg) for title, caption, svg in drawn if svg)
-        if self._many():
-            prefix.append(
-                "<p>Passed tests about single images are counted below and left out of the rows; "
-                "every one is in results.json.</p>"
-            )
-
-    def _many(self) -> bool:
-        return self.config.stash[RECORDS].collected > MANY_ROWS
+        prefix.append(body(results, tests=False, tests_note=_note(self.config.stash[RECORDS])))
 
 
-CLEVER_CAPTION = (
-    "One point for each image. CLEVER estimates a lower bound of the distance, without proof, and an attack gives an "
-    "upper one, so a point above the dashed diagonal is a wrong score. The further below, the less a score says."
-)
-BRACKETS_CAPTION = (
-    "One bar for each certified image. No perturbation below its lower end changes the label, which is proved, and one "
-    "at its upper end does: the true distance is in between. A CLEVER score above the bar is wrong, one below it is "
-    "useless. Long bars say that the bounds are loose for this architecture, not that the model is weak."
-)
-DISTANCES_CAPTION = (
-    "Share of images whose label an attack can change within a distance. The lower curve is the more robust model; "
-    "it starts at the share of misclassified images and ends below 1 where attacks found nothing."
-)
+def _shown_as(report: Any) -> str | None:
+    """What pytest-html counts a report as; None for one that it neither counts nor draws."""
+    if report.outcome == "skipped" and hasattr(report, "wasxfail"):
+        return "xfailed"
+    if report.when == "call" or report.outcome == "skipped":
+        return str(report.outcome)
+    return "error" if report.outcome == "failed" else None
 
 
-def fixed_width(value: object) -> str:
-    """A value as text that sorts as the value does: pytest-html sorts columns as text."""
-    if isinstance(value, bool) or value is None:
-        return ""
-    if isinstance(value, int):
-        return f"{value:05d}"
-    # A browser draws no leading blanks; the text that is sorted has them.
-    return f"{value:9.4f}" if isinstance(value, float) else str(value)
-
-
-def verdict(run: Run, summary: Summary) -> str:
-    """The verdict, what was run, and what a reader has to know before believing it."""
-    facts = {
-        "Candidate": named(run, run.model),
-        "Reference": "none" if run.against == run.model else named(run, run.against),
-        "Dataset": f"{named_dataset(run)}, {run.images} of {run.test_images:,} images",
-        "Norms": ", ".join(run.norms),
-        "Effort": run.effort,
-        "CLEVER's radius": ", ".join(f"{norm} {run.clever_radius[norm]:g}" for norm in run.norms),
-        "Seed": str(run.seed),
-        "Thresholds": ", ".join(run.thresholds.files),
-        "Passes": f"{summary.forward:,} forward, {summary.backward:,} backward",
-        "Measurements": f"{summary.measured:,} made in this run, {summary.stored:,} in earlier ones",
-        "Device": run.device,
-        "Finished": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "Versions": ", ".join(f"{name} {found}" for name, found in versions().items() if found and name in VERSIONS),
-    }
-    notes = "".join(f'<p class="robustness-note">{escape(note)}</p>' for note in summary.notes)
-    items = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>" for name, text in facts.items())
-    kind = summary.verdict if summary.verdict in ("pass", "partial") else "fail"
+def _note(records: Records) -> str:
+    count = len(records.by_test)
     return (
-        f'<div class="robustness-verdict robustness-{kind}"><h2>{escape(headline(run, summary))}</h2>'
-        f"{notes}<dl>{items}</dl></div>"
+        f"All {count:,} tests are counted below. There are rows of those about models and of those that went wrong, "
+        "with their tracebacks; what else was found of images is in the table of images, and each test in results.json."
     )
-
-
-def table(summary: Summary) -> str:
-    """One row for each property, model and norm."""
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in HEADER)
-    body = ""
-    for row in summary.rows:
-        texts = "".join(f"<td>{escape(text)}</td>" for text in cells(row)[:-1])
-        why = f'<div class="robustness-why">{escape(row.message)}</div>' if row.message else ""
-        body += f'<tr class="robustness-{escape(row.outcome)}">{texts}<td><b>{escape(row.outcome)}</b>{why}</td></tr>'
-    return f'<table class="robustness-table"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-
-
-def figure(title: str, caption: str, svg: str) -> str:
-    """A figure with its caption, which is also its text alternative."""
-    text = escape(caption)
-    image = svg.replace("<svg", f'<svg role="img" aria-label="{text}"', 1)
-    return f'<figure class="robustness-figure"><h3>{escape(title)}</h3>{image}<figcaption>{text}</figcaption></figure>'

@@ -1,146 +1,70 @@
-"""What a run has shown: one row for each property, model and norm. Every report draws this."""
+"""What a run has shown, from the records of its tests."""
 
-import ast
-import functools
 import math
+import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from datetime import UTC, datetime
 
-import robustness_tests
-from robustness_tests.harness.records import Record, Records
+from reports.images import image_rows
+from reports.pictures import pictures
+from reports.provenance import commit, described, last_release, versions
+from reports.results import Results
+from reports.rows import REQUIREMENTS, Row, claims, in_words
+from robustness_tests.harness.baseline import SCHEMA, Baseline
+from robustness_tests.harness.records import BAD, Record, Records
 from robustness_tests.harness.run import Run
 
 VERDICTS = {0: "pass", 1: "fail", 2: "interrupted", 3: "internal error", 4: "usage error", 5: "no tests"}
-BAD = ("failed", "error", "crashed")
 
 
-@dataclass(frozen=True)
-class Row:
-    """A property of a model, as measured.
-
-    Attributes:
-        property_name: name of the test function.
-        model: the model that it is about.
-        reference: the model that it is compared with, if any.
-        norm: norm of the perturbation, if any.
-        epsilon: size of the perturbation, if any.
-        images: number of images that it rests on.
-        value: what was measured; a share of images for a property that is tested image by image.
-        low: lower end of the interval, of the value or, in a comparison, of the difference.
-        high: upper end of it.
-        difference: median of the differences, in a comparison.
-        threshold: what the value, or the p-value of a comparison, is held against.
-        reference_value: the same for the reference.
-        p_value: of a comparison.
-        median_ratio: median of CLEVER / adversarial distance.
-        certified_ratio: median of certified / exact distance, or certified / adversarial distance.
-        attack_ratio: mean of adversarial / exact distance.
-        clever_above: share of images whose CLEVER score is above the exact or adversarial distance.
-        clever_below: share of images whose CLEVER score is below the certified distance.
-        uninformative: whether the certificates are so small that they say nothing about the model.
-        examples: number of perturbations that hypothesis drew.
-        outcome: passed, failed, skipped, error or crashed.
-        message: why it did not pass.
-    """
-
-    property_name: str
-    model: str | None
-    reference: str | None
-    norm: str | None
-    epsilon: str | None
-    images: int | None
-    value: float | None
-    low: float | None
-    high: float | None
-    difference: float | None
-    threshold: float | None
-    reference_value: float | None
-    p_value: float | None
-    median_ratio: float | None
-    certified_ratio: float | None
-    attack_ratio: float | None
-    clever_above: float | None
-    clever_below: float | None
-    uninformative: bool
-    examples: int | None
-    outcome: str
-    message: str
-
-    @property
-    def title(self) -> str:
-        """The property in words.
-
-        Example:
-            "robust accuracy at linf 0.05" for `test_robust_accuracy` with norm and epsilon.
-        """
-        words = in_words(self.property_name)
-        where = " ".join(part for part in (self.norm, self.epsilon) if part)
-        return f"{words}, {where}" if where else words
-
-
-@dataclass(frozen=True)
-class Summary:
-    """All rows, and the verdict.
-
-    Attributes:
-        verdict: pass, partial, fail, interrupted, internal error, usage error or no tests: the exit status in words;
-            partial is a pass of some of the properties only.
-        exit_status: of pytest.
-        rows: properties of models first, then those that are tested image by image.
-        notes: what a reader has to know before believing the verdict: quick, partial, missing tests.
-        forward: forward passes spent on all images of the run, whether now or when they were stored.
-        backward: backward passes.
-        measured: measurements made in this run.
-        stored: measurements read from the store.
-    """
-
-    verdict: str
-    exit_status: int
-    rows: tuple[Row, ...]
-    notes: tuple[str, ...]
-    forward: int
-    backward: int
-    measured: int
-    stored: int
-
-
-def summarise(run: Run, records: Records, exit_status: int) -> Summary:
-    """The summary of a run, finished or not."""
+def summarise(run: Run, records: Records, exit_status: int) -> Results:
+    """What a run has shown, finished or not."""
     ours = records.ours()
     of_images = [record for record in ours if "image" in record.about]
     of_models = [record for record in ours if "image" not in record.about]
-    rows = [*_sorted(map(_model_row, of_models)), *_sorted(_image_rows(of_images))]
-    partial = exit_status == 0 and bool(records.deselected or untested(records) or not _judged(rows))
+    found = [_model_row(record, run) for record in of_models]
+    rows = [*_sorted(found, run), *_sorted(_image_rows(of_images, run), run)]
+    images = image_rows(of_images, run)
+    partial = exit_status == 0 and bool(records.deselected or untested(run, records) or not _judged(rows))
     costs = [record.values for record in ours if record.values.keys() >= {"stored", "forward", "backward"}]
-    return Summary(
+    return Results(
+        schema=SCHEMA,
         verdict="partial" if partial else VERDICTS.get(exit_status, "internal error"),
         exit_status=exit_status,
-        rows=tuple(rows),
         notes=tuple(_notes(run, records, rows)),
-        forward=sum(cost["forward"] for cost in costs),
-        backward=sum(cost["backward"] for cost in costs),
-        measured=sum(not cost["stored"] for cost in costs),
-        stored=sum(bool(cost["stored"]) for cost in costs),
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=round(max(0.0, time.time() - run.started), 1),
+        commit=commit(),
+        run=described(run),
+        thresholds=dict(vars(run.thresholds)),
+        versions=versions(),
+        tests={"collected": records.collected, "deselected": records.deselected, "missing": records.missing},
+        passes={name: sum(cost[name] for cost in costs) for name in ("forward", "backward")},
+        measurements={
+            "measured": sum(not cost["stored"] for cost in costs),
+            "stored": sum(bool(cost["stored"]) for cost in costs),
+        },
+        baseline=last_release(run.baseline),
+        properties=tuple(rows),
+        images=tuple(images),
+        pictures=tuple(pictures(run, images)),
+        records=tuple(sorted(ours, key=lambda record: record.test)),
     )
 
 
-def _sorted(rows: Iterable[Row]) -> list[Row]:
+def _sorted(rows: Iterable[Row], run: Run) -> list[Row]:
     """What went wrong comes first; else workers finish in any order, and the report has one."""
+    norms = list(run.norms)
     return sorted(
         rows,
         key=lambda row: (
             row.outcome not in BAD,
             row.property_name,
-            row.norm or "",
+            norms.index(row.norm) if row.norm in norms else -1,
             _number_first(row.epsilon or ""),
-            row.model or "",
+            run.models.index(row.model) if row.model in run.models else -1,
         ),
     )
-
-
-REQUIREMENTS = ("accuracy", "beats", "common_corruptions")
-"""Words in the names of the properties that a model may lack; the others are about numbers that can be trusted."""
 
 
 def _judged(rows: Iterable[Row]) -> bool:
@@ -155,28 +79,14 @@ def _number_first(text: str) -> tuple[float, str]:
         return math.inf, text
 
 
-@functools.cache
-def properties_of_the_gate() -> frozenset[str]:
-    """The names of all test functions of `robustness_tests`, read and not imported: that would import torch."""
-    files = Path(robustness_tests.__file__).parent.glob("test_*.py")
-    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in files]
-    functions = [node.name for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef)]
-    return frozenset(name for name in functions if name.startswith("test_"))
+def properties_of_the_gate(run: Run) -> frozenset[str]:
+    """The names of all test functions that a run of the whole gate has."""
+    return frozenset(name for name in claims() if run.baseline is not None or not name.endswith("_since_baseline"))
 
 
-def untested(records: Records) -> list[str]:
+def untested(run: Run, records: Records) -> list[str]:
     """Properties of the gate that no test of this run was about."""
-    return sorted(properties_of_the_gate() - {record.property_name for record in records.by_test.values()})
-
-
-def in_words(property_name: str) -> str:
-    """The name of a test function as a reader sees it.
-
-    Example:
-        >>> in_words("test_share_of_clever_below_distance")
-        'share of CLEVER below distance'
-    """
-    return property_name.removeprefix("test_").replace("_", " ").replace("clever", "CLEVER")
+    return sorted(properties_of_the_gate(run) - {record.property_name for record in records.by_test.values()})
 
 
 def _notes(run: Run, records: Records, rows: Sequence[Row]) -> list[str]:
@@ -193,10 +103,12 @@ def _notes(run: Run, records: Records, rows: Sequence[Row]) -> list[str]:
         )
     if run.thresholds.others:
         notes.append(f"Thresholds for others, not used: {', '.join(run.thresholds.others)}.")
+    if run.baseline is not None:
+        notes += _notes_of_baseline(run.baseline, run)
     if run.model == run.against:
         notes.append(f"Not compared: no other model than {run.model} was given (--against).")
     notes += run.remarks
-    left_out = [in_words(name) for name in untested(records)]
+    left_out = [in_words(name) for name in untested(run, records)]
     if records.deselected or left_out:
         what = f"{records.deselected} tests" if records.deselected else f"some properties ({'; '.join(left_out)})"
         notes.append(f"Partial: {what} were left out on the command line. Not for a release.")
@@ -205,33 +117,58 @@ def _notes(run: Run, records: Records, rows: Sequence[Row]) -> list[str]:
     return notes
 
 
-def _image_rows(records: Sequence[Record]) -> list[Row]:
+def _notes_of_baseline(baseline: Baseline, run: Run) -> list[str]:
+    notes = []
+    if baseline.verdict != "pass":
+        notes.append(f"The last release itself has the verdict {baseline.verdict}.")
+    common = len({image for _, image in baseline.images if image < run.images})
+    if common < run.images:
+        notes.append(f"The last release has {common} of the {run.images} images: changes since then are of these.")
+    return notes
+
+
+def _image_rows(records: Sequence[Record], run: Run) -> list[Row]:
     groups: dict[tuple[str, str, str], list[Record]] = {}
     for record in records:
         place = (record.property_name, str(record.about.get("model", "")), str(record.about.get("norm", "")))
         groups.setdefault(place, []).append(record)
-    return [_image_row(*place, group) for place, group in groups.items()]
+    return [_image_row(run, *place, group) for place, group in groups.items()]
 
 
-def _image_row(name: str, model: str, norm: str, group: Sequence[Record]) -> Row:
+def _image_row(run: Run, name: str, model: str, norm: str, group: Sequence[Record]) -> Row:
     judged = [record for record in group if record.outcome != "skipped"]
     bad = [record for record in judged if record.outcome in BAD]
     good = sum(record.outcome == "passed" for record in judged)
     outcome = bad[0].outcome if bad else "passed" if judged else "skipped"
     return _row(
+        run,
         name,
         {"model": model or None, "norm": norm or None},
         {"images": len(judged), "value": good / len(judged) if judged else None},
+        [record.test for record in bad][:MOST_TESTS],
         outcome,
         bad[0].message if bad else "",
     )
 
 
-def _model_row(record: Record) -> Row:
-    return _row(record.property_name, record.about, record.values, record.outcome, record.message)
+MOST_TESTS = 20
+"""Tests about images that a row links to; all of them are in the table of images."""
 
 
-def _row(name: str, about: dict[str, object], values: dict[str, object], outcome: str, message: str) -> Row:
+def _model_row(record: Record, run: Run) -> Row:
+    name = record.property_name
+    return _row(run, name, record.about, record.values, [record.test], record.outcome, record.message)
+
+
+def _row(
+    run: Run,
+    name: str,
+    about: dict[str, object],
+    values: dict[str, object],
+    tests: Sequence[str],
+    outcome: str,
+    message: str,
+) -> Row:
     def number(key: str) -> float | None:
         value = values.get(key)
         return float(value) if isinstance(value, int | float) else None
@@ -241,6 +178,10 @@ def _row(name: str, about: dict[str, object], values: dict[str, object], outcome
         return None if value is None else str(value)
 
     images, examples = values.get("images"), values.get("examples")
+    usual = "distance" if number("p_value") is not None else "share"
+    last = number("baseline_value")
+    if last is None and run.baseline is not None and about.get("model") == run.model:
+        last = run.baseline.value(name, text("norm"), text("epsilon"))
     return Row(
         property_name=name,
         model=text("model"),
@@ -262,61 +203,9 @@ def _row(name: str, about: dict[str, object], values: dict[str, object], outcome
         clever_below=number("clever_below"),
         uninformative=bool(values.get("uninformative")),
         examples=examples if isinstance(examples, int) else None,
+        unit=str(values.get("unit", usual)),
+        baseline_value=last,
+        tests=tuple(tests),
         outcome=outcome,
         message=message,
     )
-
-
-HEADER = ("property", "model", "measured", "interval", "needed", "images", "verdict")
-
-
-def cells(row: Row) -> tuple[str, ...]:
-    """The row as text, in the columns of `HEADER`."""
-    if row.p_value is not None and row.reference_value is not None and row.threshold is not None:
-        measured = f"{_decimal(row.value)}, {row.reference} {_decimal(row.reference_value)}"
-        interval = "" if row.low is None else f"difference {_signed(row.low)} to {_signed(row.high)}"
-        needed = f"larger, p <= {row.threshold:g} (p = {row.p_value:.2g})"
-    elif row.examples is not None and row.threshold is not None:
-        measured, interval = "", ""
-        radius = "the certified radius" if "certified" in row.property_name else f"{row.threshold:g} x CLEVER"
-        needed = f"none of {row.examples} at {radius}"
-    else:
-        measured = "" if row.value is None else f"{row.value:.1%}"
-        if row.median_ratio is not None:
-            measured += f", median ratio {row.median_ratio:.2f}"
-        measured += _bracket(row)
-        if row.reference_value is not None:
-            measured += f", {row.reference} {row.reference_value:.1%}"
-        interval = "" if row.low is None or row.high is None else f"{row.low:.1%} to {row.high:.1%}"
-        needed = "" if row.threshold is None or row.value is None else f">= {row.threshold:.1%}"
-    images = "" if row.images is None else str(row.images)
-    return (row.title, row.model or "", measured, interval, needed, images, row.outcome)
-
-
-def _bracket(row: Row) -> str:
-    """What is known about certificates, attacks and scores, in words."""
-    texts = []
-    if row.clever_above is not None and row.clever_below is not None:
-        texts.append(f" inside, {row.clever_above:.1%} above, {row.clever_below:.1%} below")
-    if row.attack_ratio is not None:
-        texts.append(f" solved, adversarial / exact {row.attack_ratio:.4f}")
-    if row.certified_ratio is not None:
-        over = "exact" if row.attack_ratio is not None else "adversarial"
-        text = f"certified / {over} {row.certified_ratio:.2f}"
-        texts.append(f"{text} (uninformative)" if row.uninformative else text)
-    return ", ".join(texts)
-
-
-def _decimal(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
-
-
-def _signed(value: float | None) -> str:
-    return "?" if value is None else f"{value:+.4f}"
-
-
-def headline(run: Run, summary: Summary) -> str:
-    """The verdict in one line."""
-    comparison = "" if run.model == run.against else f" against {run.against}"
-    quick = " (quick)" if run.quick else ""
-    return f"{summary.verdict.upper()}{quick}: {run.model}{comparison} on {run.dataset}, {run.images} images"

@@ -4,39 +4,41 @@ from collections.abc import Sequence
 
 import pytest
 
-from reports.summary import HEADER, Summary, cells, headline, summarise
-from robustness_tests.harness.records import RECORDS
+from reports.results import Results, headline
+from reports.results_json import RESULTS
+from reports.rows import HEADER, cells
 from robustness_tests.harness.run import RUN
 
 
-def table(summary: Summary) -> list[str]:
-    """The rows as lines of text, in columns."""
-    lines = [HEADER, *(cells(row) for row in summary.rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADER))]
-    return [_line(line, widths) for line in lines]
+def table(results: Results) -> list[str]:
+    """The rows as lines of text, in columns; those that are empty in every row are left out."""
+    lines = [HEADER, *(cells(row) for row in results.properties)]
+    used = [column for column in range(len(HEADER)) if any(line[column] for line in lines[1:])]
+    widths = [max(len(line[column]) for line in lines) for column in used]
+    return [_line([line[column] for column in used], widths) for line in lines]
 
 
 def _line(texts: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join(text.ljust(width) for text, width in zip(texts, widths, strict=True)).rstrip()
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config) -> None:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Write table and verdict."""
-    records, run = config.stash[RECORDS], config.stash[RUN]
-    if not records.ours():
+    results, run = config.stash.get(RESULTS, None), config.stash[RUN]
+    if results is None:
         return
-    summary = summarise(run, records, int(exitstatus))
     terminalreporter.write_sep("=", "robustness")
-    for line in table(summary):
+    for line in table(results):
         terminalreporter.write_line(line)
     terminalreporter.write_line("")
-    if summary.measured or summary.stored:
+    passes, made = results.passes, results.measurements
+    if made["measured"] or made["stored"]:
         terminalreporter.write_line(
-            f"these numbers cost {summary.forward:,} forward and {summary.backward:,} backward passes "
-            f"({summary.measured:,} measured in this run, {summary.stored:,} in earlier ones)"
+            f"these numbers cost {passes['forward']:,} forward and {passes['backward']:,} backward passes "
+            f"({made['measured']:,} measured in this run, {made['stored']:,} in earlier ones)"
         )
-    for note in summary.notes:
+    for note in results.notes:
         terminalreporter.write_line(note, yellow=True)
-    colour = {"pass": "green", "partial": "yellow"}.get(summary.verdict, "red")
-    terminalreporter.write_line(headline(run, summary), bold=True, **{colour: True})
+    colour = {"pass": "green", "partial": "yellow"}.get(results.verdict, "red")
+    terminalreporter.write_line(headline(results), bold=True, **{colour: True})
     terminalreporter.write_line(f"records: {run.results / 'results.json'}")

@@ -1,7 +1,6 @@
 """How often the candidate is right: on images as they are, and up to a perturbation of a stated size."""
 
 import pytest
-import torch
 
 from metrics import Status
 from metrics.statistics import share
@@ -15,18 +14,16 @@ def test_clean_accuracy(candidate, run, thresholds, measured):
     than it was trained on: other normalisation, other order of channels.
     """
     count = run.accuracy_images
-    labels = candidate.images.labels[:count]
-    logits = torch.cat([candidate.logits(batch) for batch in candidate.images.images[:count].split(100)])
-    wrong = (logits.argmax(dim=1) != labels).nonzero().flatten().tolist()
-    right = len(labels) - len(wrong)
-    accuracy = share(right, len(labels), thresholds.confidence)
+    wrong = [image for image, right in enumerate(candidate.right(count)) if not right]
+    right = count - len(wrong)
+    accuracy = share(right, count, thresholds.confidence)
     least = thresholds.clean_accuracy
-    measured(value=accuracy.value, low=accuracy.low, high=accuracy.high, threshold=least, images=len(labels))
+    measured(value=accuracy.value, low=accuracy.low, high=accuracy.high, threshold=least, images=count)
     measured(misclassified=wrong)
     if least is None:
         pytest.skip(f"measured and not judged: no threshold file states clean_accuracy.least for {candidate.dataset}")
     assert accuracy.value >= least, (
-        f"{candidate.name} classifies {right} of {len(labels)} images correctly ({accuracy.value:.1%}), "
+        f"{candidate.name} classifies {right} of {count} images correctly ({accuracy.value:.1%}), "
         f"expected {least:.1%} or more"
     )
 

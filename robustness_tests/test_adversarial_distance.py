@@ -71,9 +71,7 @@ def test_attack_has_converged(model, norm, adversarial_distance, images, thresho
     accuracies. Run with a larger effort.
     """
     attacked = [
-        found
-        for image in images
-        if (found := adversarial_distance(model, image, norm=norm)).status is Status.ATTACKED
+        found for image in images if (found := adversarial_distance(model, image, norm=norm)).status is Status.ATTACKED
     ]
     if not attacked:
         pytest.skip("no image was attacked with success")
@@ -81,8 +79,8 @@ def test_attack_has_converged(model, norm, adversarial_distance, images, thresho
     most = 1 + thresholds.convergence
     measured(value=ratio.value, low=ratio.low, high=ratio.high, threshold=most, images=len(attacked), unit="ratio")
     assert ratio.value <= most, (
-        f"after half of the passes the {norm} distances of {model.name} were {ratio.value:.3f} times as large as at the "
-        f"end (median of {len(attacked)} images), expected {most:.3f} times or less: they are still falling"
+        f"after half of the passes the {norm} distances of {model.name} were {ratio.value:.3f} times as large as at "
+        f"the end (median of {len(attacked)} images), expected {most:.3f} times or less: they are still falling"
     )
 
 

@@ -1,9 +1,11 @@
 """Which tests there are: ids from options and integers only, in an order that keeps a batch on one worker."""
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import pytest
 
+import robustness_tests
 from robustness_tests.harness.run import RUN, Run
 
 METRICS = (
@@ -21,6 +23,16 @@ PROVING = ("certified_distance", "exact_distance")
 
 EXACT_NORMS = ("linf",)
 """Those of `metrics.exact_distance`."""
+
+
+BASELINE_TESTS = "test_baseline.py"
+"""The file whose tests compare with the last release."""
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Without a baseline there is nothing to compare with, and nobody who has to be told so in each report."""
+    ours = collection_path.parent == Path(robustness_tests.__file__).parent
+    return True if ours and collection_path.name == BASELINE_TESTS and config.stash[RUN].baseline is None else None
 
 
 def measures(fixtures: Iterable[str]) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
+from robustness_tests.harness.baseline import Baseline
 from robustness_tests.harness.progress import PassCounter, batch_done
 from robustness_tests.harness.records import ABOUT
 from robustness_tests.harness.run import RUN, Run
@@ -89,6 +90,14 @@ def run(pytestconfig: pytest.Config) -> Run:
 def thresholds(run: Run) -> Thresholds:
     """What counts as good enough: thresholds.toml and the file of `--thresholds`."""
     return run.thresholds
+
+
+@pytest.fixture(scope="session")
+def baseline(run: Run) -> Baseline:
+    """The last release, `--baseline`."""
+    if run.baseline is None:
+        pytest.skip("nothing to compare: no results of a last release were given (--baseline)")
+    return run.baseline
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ class DistanceOfImage:
     """The adversarial distance of one image; see `metrics.AdversarialDistances`.
 
     Attributes:
-        trace: the distance after 1, 2, 5, 10, ... queries, see `measurements.TRACED`.
+        trace: the distance after 1, 2, 5, 10, ... queries, see `harness.run.TRACED`.
         halfway: the distance after half of the queries.
         stored_at: file below the folder of the measurements and row in it, "FILE#ROW".
     """

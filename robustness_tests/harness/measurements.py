@@ -27,7 +27,7 @@ from robustness_tests.harness.image_results import (
     of_row,
     of_texts,
 )
-from robustness_tests.harness.run import Run
+from robustness_tests.harness.run import TRACED, Run
 from robustness_tests.harness.store import Key, Store
 from robustness_tests.subjects.catalog import MODELS, NORMS, closest
 from robustness_tests.subjects.datasets import Images, common_corruptions, load_dataset
@@ -59,9 +59,6 @@ CERTIFIED_BUDGETS = {
 NOISE_SAMPLES = {"quick": 5, "default": 10, "thorough": 50}
 
 LAWS = ("ball", "sphere")
-
-TRACED = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
-"""After so many queries of an attack, the best distance so far is kept: whether more would have found less."""
 
 EXACT_SECONDS = {"quick": 5.0, "default": 20.0, "thorough": 120.0}
 
@@ -97,6 +94,13 @@ class Subject:
         with torch.no_grad(), reproducible():
             # A copy: a network may work in place.
             return self.network(images.to(self.device, copy=True)).cpu()
+
+    def right(self, count: int) -> list[bool]:
+        """Whether each of the first `count` images is classified correctly."""
+        labels = self.images.labels[:count]
+        logits = torch.cat([self.logits(batch) for batch in self.images.images[:count].split(100)])
+        found: list[bool] = (logits.argmax(dim=1) == labels).tolist()
+        return found
 
     def prediction(self, image: Tensor) -> tuple[int, float]:
         """The class of one image, shape (C, H, W), and the softmax of its logit: how sure the model is of it."""

@@ -13,6 +13,7 @@ from platformdirs import user_cache_path
 
 import robustness_tests
 from robustness_tests.harness import option_values
+from robustness_tests.harness.baseline import Baseline, check_baseline, load_baseline
 from robustness_tests.harness.gpus import visible_gpus
 from robustness_tests.harness.run import (
     CERTIFIED_NORMS,
@@ -30,6 +31,7 @@ from robustness_tests.subjects.inspection import Inspection, WrongSubjectError, 
 from robustness_tests.subjects.sources import DATASET_FORMS, MODEL_FORMS, Source, dataset_source, model_source
 
 Value = TypeVar("Value")
+Given = TypeVar("Given")
 
 SUITE = Path(robustness_tests.__file__).parent
 
@@ -103,7 +105,15 @@ OPTIONS = [
     Option("device", "auto", "auto, cpu, cuda or cuda:N; auto takes a GPU if there is one", "DEVICE"),
     Option("seed", "0", "Seed of everything that is random", "N"),
     Option("thresholds", "", "File that replaces values of robustness_tests/thresholds.toml", "FILE"),
+    Option(
+        "baseline",
+        "",
+        "results.json of the last release: no median, share or robust accuracy may be lower by more than the "
+        "thresholds say",
+        "FILE",
+    ),
     Option("results", "robustness-results", "Folder of the report, results.json and the measurements", "DIR"),
+    Option("summary", "", "Write a summary in Markdown to this file, too", "FILE"),
     Option("fresh", "", "Measure everything anew, whatever is stored"),
 ]
 
@@ -201,6 +211,10 @@ def run_from(config: pytest.Config) -> Run:
             "thresholds", given["thresholds"], lambda text: _thresholds(text, config, model.name, dataset.name)
         ),
         results=_checked("results", given["results"], lambda text: _results(text, config)),
+        summary=_checked("summary", given["summary"], lambda text: _file("summary", text, config)),
+        baseline=_checked("baseline", given["baseline"], lambda text: _baseline(text, config)),
+        class_names=(),
+        image_digests=(),
         fresh=bool(given["fresh"]),
         # A worker is told when the run began: what another worker has measured since then belongs to this run.
         started=worker_input(config)["robustness_started"] if is_worker(config) else time.time(),
@@ -211,7 +225,7 @@ def run_from(config: pytest.Config) -> Run:
         raise pytest.UsageError(
             f"--images: got {images}, expected at most {seen.test_images}, the test split of {dataset.name!r}"
         )
-    return replace(
+    run = replace(
         run,
         test_images=seen.test_images,
         values=seen.values,
@@ -220,6 +234,23 @@ def run_from(config: pytest.Config) -> Run:
         batch_sizes=_batch_sizes(batch_size, device, seen),
         digests=seen.digests,
         remarks=seen.remarks,
+        class_names=seen.class_names,
+        image_digests=seen.image_digests,
+    )
+    if run.baseline is not None:
+        _checked("baseline", run.baseline, lambda baseline: _comparable(baseline, run))
+    return run
+
+
+def _comparable(baseline: Baseline, run: Run) -> None:
+    check_baseline(
+        baseline,
+        dataset=run.dataset,
+        effort=run.effort,
+        seed=run.seed,
+        norms=run.norms,
+        image_digests=run.image_digests,
+        clever_radius=run.clever_radius,
     )
 
 
@@ -277,15 +308,31 @@ def _given(config: pytest.Config, option: Option) -> Any:
     return False if option.is_flag else option.default
 
 
-def _checked(name: str, text: str, check: Callable[[str], Value]) -> Value:
+def _checked(name: str, given: Given, check: Callable[[Given], Value]) -> Value:
     try:
-        return check(text)
+        return check(given)
     except ValueError as error:
         raise pytest.UsageError(f"--{name}: {error}") from error
 
 
 def _thresholds(text: str, config: pytest.Config, model: str, dataset: str) -> Thresholds:
     return load_thresholds(_path("thresholds", text, config) if text else None, model, dataset)
+
+
+def _baseline(text: str, config: pytest.Config) -> Baseline | None:
+    return load_baseline(_path("baseline", text, config), text) if text else None
+
+
+def _file(name: str, text: str, config: pytest.Config) -> Path | None:
+    """A file to be written, in a folder that is there."""
+    if not text:
+        return None
+    path = _path(name, text, config)
+    if path.is_dir():
+        raise ValueError(f"got {text!r}, which is a folder, expected a file")
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ValueError(f"got {text!r}, expected a file in a folder that is there and can be written to")
+    return path
 
 
 def _results(text: str, config: pytest.Config) -> Path:
@@ -319,13 +366,15 @@ def describe(run: Run) -> Sequence[str]:
     budget = "quick: not for a release" if run.quick else f"{run.effort} effort"
     subject = f"{named(run, run.model)}{comparison} on {named_dataset(run)}, {run.images} images"
     radii = ", ".join(f"{norm} {run.clever_radius[norm]:g}" for norm in run.norms)
-    unused = run.thresholds.others
+    unused, baseline = run.thresholds.others, run.baseline
+    last = f"{baseline.model}, {baseline.finished}, from {baseline.file}" if baseline else ""
     return [
         f"robustness: {subject}, {', '.join(run.norms)}, {budget}{certified}",
         (
             f"robustness: seed {run.seed}, device {run.device}, CLEVER's radius {radii}, "
             f"thresholds from {', '.join(run.thresholds.files)}, results in {run.results}"
         ),
+        *([f"robustness: compared with the last release, {last}"] if last else []),
         *([f"robustness: thresholds for others, not used: {', '.join(unused)}"] if unused else []),
         *(f"robustness: {remark}" for remark in run.remarks),
     ]

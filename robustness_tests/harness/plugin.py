@@ -12,7 +12,7 @@ PLUGINS = [
         f"{robustness_tests.__name__}.harness.{name}"
         for name in ("options", "workers", "collection", "progress", "records", "fixtures")
     ),
-    *(f"{reports.__name__}.{name}" for name in ("results_json", "html", "terminal")),
+    *(f"{reports.__name__}.{name}" for name in ("results_json", "junit", "markdown", "html", "terminal")),
 ]
 """The modules with hooks and fixtures; conftest.py of a checkout names the same ones."""
 

@@ -9,6 +9,9 @@ from robustness_tests.harness.collection import subject_of
 from robustness_tests.harness.run import RUN, is_worker
 
 ABOUT = ("property", "model", "reference", "norm", "epsilon", "image")
+BAD = ("failed", "error", "crashed")
+"""Outcomes that make a run fail."""
+
 RECORDS = pytest.StashKey["Records"]()
 
 
@@ -139,6 +142,10 @@ class Gathering:
             about={name: properties.pop(name) for name in ABOUT if name in properties},
             values=properties,
         )
+        # Lists and tables are for results.json. JUnit XML and the rows of the report get what fits into a line.
+        report.user_properties = [
+            (name, value) for name, value in report.user_properties if not isinstance(value, list | dict)
+        ]
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from robustness_tests.harness.baseline import Baseline
 from robustness_tests.harness.thresholds import Thresholds
 from robustness_tests.subjects.inspection import Inspection
 from robustness_tests.subjects.sources import Source
@@ -17,6 +18,9 @@ GPU_BATCH_SIZE = 100
 
 ACCURACY_IMAGES = {"quick": 100}
 """Images that the clean accuracy is measured on at least, by effort."""
+
+TRACED = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+"""After so many queries of an attack, the best distance so far is kept: whether more would have found less."""
 
 USUAL_EPSILONS = {
     "linf": ("0.00392", "0.00784", "0.01569", "0.03137"),
@@ -58,6 +62,10 @@ class Run:
         seed: of everything that is random.
         thresholds: what counts as good enough.
         results: folder of the report, results.json and the stored measurements.
+        summary: file of the Markdown summary, beside results.json; None for none.
+        baseline: the last release, which no number of the candidate may fall below by much; None for none.
+        class_names: of the dataset, by number, as far as it has any.
+        image_digests: of the images of this run, in order; none for the bundled dataset.
         fresh: whether measurements that were stored before this run are left alone.
         started: when the run began, in seconds since the epoch; the same in all workers.
     """
@@ -82,6 +90,10 @@ class Run:
     seed: int
     thresholds: Thresholds
     results: Path
+    summary: Path | None
+    baseline: Baseline | None
+    class_names: tuple[str, ...]
+    image_digests: tuple[str, ...]
     fresh: bool
     started: float
 

@@ -40,6 +40,8 @@ class Inspection:
         batch_sizes: for each model, the images that are worth measuring together on a CPU, at most 20.
         digests: of the models that were looked at.
         remarks: what a user should know before the run.
+        class_names: of the folders that the classes are in; empty for other datasets.
+        image_digests: of the images of the run, in order: short ones, and none for bundled data.
     """
 
     test_images: int
@@ -48,6 +50,8 @@ class Inspection:
     batch_sizes: Mapping[str, int]
     digests: Mapping[str, str] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
+    image_digests: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """As text, for another process."""
@@ -57,7 +61,8 @@ class Inspection:
     def from_json(text: str) -> "Inspection":
         """From the text of `to_json`."""
         fields = json.loads(text)
-        return Inspection(**{**fields, "remarks": tuple(fields["remarks"])})
+        lists = {name: tuple(fields[name]) for name in ("remarks", "class_names", "image_digests")}
+        return Inspection(**{**fields, **lists})
 
 
 class WrongSubjectError(ValueError):
@@ -182,6 +187,10 @@ def look(request: dict[str, Any]) -> Inspection:
         batch_sizes={name: _batch_size(one.multiplications) for name, one in examined.items()},
         digests=digests,
         remarks=tuple(_remarks(images.labels[: request["images"]].tolist(), images.class_names)),
+        class_names=images.class_names,
+        image_digests=tuple(
+            images.digest(slice(index, index + 1))[:8] for index in range(min(request["images"], len(images.labels)))
+        ),
     )
 
 

@@ -1,0 +1,149 @@
+"""What a run has shown of each image: one row for each model, norm and image."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from robustness_tests.harness.records import BAD, Record
+from robustness_tests.harness.run import Run
+
+VERDICTS = ("failed", "violation", "misclassified", "not judged", "passed")
+"""Of an image, the worst first: a test about it failed; its CLEVER score is above its adversarial distance; the clean
+image is misclassified; there is no score or no distance to hold against each other; all is as it should be."""
+
+
+@dataclass(frozen=True)
+class ImageRow:
+    """An image, as a model sees it in a norm. What was not measured, or is infinite, is None.
+
+    Attributes:
+        model: name of the model.
+        norm: norm of the perturbations.
+        image: dataset index.
+        label: its class.
+        clean_class: the class that the model puts the clean image into.
+        clean_confidence: softmax of the logit of that class.
+        adversarial_class: the class of the adversarial image.
+        adversarial_confidence: softmax of the logit of that class.
+        status: attacked, misclassified or censored.
+        distance: adversarial distance, an upper bound.
+        clever: CLEVER score, an estimated lower bound.
+        clever_lower: lower end of its 95 % interval.
+        clever_upper: upper end.
+        clever_status: estimated, saturated, misclassified or unavailable.
+        clever_verdict: outcome of the test that it is not above the distance: passed, xfailed (it is) or skipped.
+        certified: certified distance, a proved lower bound.
+        exact: the true distance.
+        ratio: CLEVER / adversarial distance.
+        trace: adversarial distances after 1, 2, 5, 10, ... queries of the attack.
+        forward: forward passes spent on the adversarial distance.
+        stored_at: file below the folder of the measurements and row in it of clean and adversarial image.
+        verdict: one of `VERDICTS`.
+        message: why it is not passed, in a sentence.
+    """
+
+    model: str
+    norm: str
+    image: int
+    label: int | None = None
+    clean_class: int | None = None
+    clean_confidence: float | None = None
+    adversarial_class: int | None = None
+    adversarial_confidence: float | None = None
+    status: str | None = None
+    distance: float | None = None
+    clever: float | None = None
+    clever_lower: float | None = None
+    clever_upper: float | None = None
+    clever_status: str | None = None
+    clever_verdict: str | None = None
+    certified: float | None = None
+    exact: float | None = None
+    ratio: float | None = None
+    trace: list[float | None] = field(default_factory=list)
+    forward: int | None = None
+    stored_at: str | None = None
+    verdict: str = "passed"
+    message: str = ""
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """Model, norm and image."""
+        return (self.model, self.norm, self.image)
+
+
+def image_rows(records: Iterable[Record], run: Run) -> list[ImageRow]:
+    """The rows of a run, by model, norm and image."""
+    groups: dict[tuple[str, str, int], list[Record]] = {}
+    for record in records:
+        image = record.about.get("image")
+        if isinstance(image, int) and {"model", "norm"} <= record.about.keys():
+            groups.setdefault((str(record.about["norm"]), str(record.about["model"]), image), []).append(record)
+    known_places = [(norm, model) for model in run.models for norm in run.norms]
+    order = {place: number for number, place in enumerate(known_places)}
+    places = sorted(groups, key=lambda place: (order.get(place[:2], len(order)), place))
+    return [_row(*place, groups[place]) for place in places]
+
+
+DISTANCE, CLEVER, CERTIFIED = (
+    "test_adversarial_example_is_real",
+    "test_clever_below_distance",
+    "test_certified_below_distance",
+)
+SOURCES: dict[str, dict[str, str]] = {
+    DISTANCE: {
+        name: name
+        for name in (
+            "label",
+            "clean_class",
+            "clean_confidence",
+            "adversarial_class",
+            "adversarial_confidence",
+            "status",
+            "distance",
+            "trace",
+            "forward",
+            "stored_at",
+        )
+    },
+    CLEVER: {"clever": "clever", "clever_lower": "lower", "clever_upper": "upper", "clever_status": "status"},
+    CERTIFIED: {"certified": "certified", "exact": "exact"},
+}
+"""For each test about images, the columns that it fills, and what they are called in its record."""
+
+
+def _row(norm: str, model: str, image: int, records: list[Record]) -> ImageRow:
+    values: dict[str, Any] = {}
+    for record in records:
+        columns = SOURCES.get(record.property_name, {})
+        found = {column: record.values.get(name) for column, name in columns.items()}
+        values |= {column: value for column, value in found.items() if value is not None}
+        if record.property_name == CLEVER:
+            values["clever_verdict"] = record.outcome
+            # The same number; a run of this test alone has it from here.
+            values.setdefault("distance", record.values.get("distance"))
+    score, distance = values.get("clever"), values.get("distance")
+    if score is not None and distance:
+        values["ratio"] = score / distance
+    verdict, message = _verdict(records, values)
+    return ImageRow(model=model, norm=norm, image=image, verdict=verdict, message=message, **values)
+
+
+def _verdict(records: list[Record], values: Mapping[str, Any]) -> tuple[str, str]:
+    bad = [record for record in records if record.outcome in BAD]
+    violated = [record for record in records if record.outcome == "xfailed"]
+    if bad or violated:
+        first = (bad or violated)[0]
+        return ("failed" if bad else "violation"), first.message
+    if values.get("status") == "misclassified":
+        return "misclassified", f"class {values.get('clean_class')} without any perturbation"
+    skipped = [record for record in records if record.outcome == "skipped"]
+    if skipped:
+        return "not judged", skipped[0].message
+    return "passed", ""
+
+
+def known(value: float | None) -> bool:
+    """Whether a number is there and positive, as on a logarithmic axis."""
+    return value is not None and math.isfinite(value) and value > 0

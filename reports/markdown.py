@@ -1,0 +1,85 @@
+"""The summary in Markdown: for `--summary FILE`, and for the page of a GitHub Actions run."""
+
+import html
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pytest
+
+from reports.answers import answer, culprits
+from reports.results import Results, headline
+from reports.results_json import RESULTS
+from reports.rows import GROUPS, HEADER, Row, cells
+from robustness_tests.harness.records import BAD
+from robustness_tests.harness.run import RUN
+
+SHOWN = ("property", "model", "measured", "interval", "needed", "reference", "last release", "verdict")
+
+
+def summary(results: Results) -> str:
+    """The verdict, what went wrong, the table of what the model has to do, and whether the numbers can be trusted."""
+    failed = [row for row in results.properties if row.outcome in BAD]
+    parts = [f"## {literal(headline(results))}", *(f"**{literal(note)}**" for note in results.notes)]
+    if failed:
+        parts.append("\n".join(_failure(results, row) for row in failed))
+    for group, title in GROUPS.items():
+        rows = [row for row in results.properties if row.group == group and row.value is not None]
+        said = answer(results, group)
+        if rows or said:
+            parts += [f"### {title}", *([literal(said)] if said else [])]
+        if rows:
+            shown = table(SHOWN, [[_cell(row, name) for name in SHOWN] for row in rows])
+            # What shows that the numbers are right is long, and read when something is wrong.
+            parts.append(
+                f"<details><summary>{len(rows)} rows</summary>\n\n{shown}\n\n</details>" if group == "trust" else shown
+            )
+    passes = f"{results.passes['forward']:,} forward and {results.passes['backward']:,} backward passes"
+    where = f", commit {results.commit[:12]}" if results.commit else ""
+    parts.append(
+        f"{literal(results.run['effort'])} effort, seed {results.run['seed']}, {passes}, {results.seconds:.0f} s{where}"
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def _failure(results: Results, row: Row) -> str:
+    images = ", ".join(f"{image:05d}" for image in culprits(results, row))
+    return f"- **{literal(row.title)}**: {literal(row.message)}" + (f" Look at {images}." if images else "")
+
+
+def _cell(row: Row, name: str) -> str:
+    return cells(row)[HEADER.index(name)]
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of texts, which are shown as they are."""
+    lines = [header, ["---"] * len(header), *([literal(text) for text in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def literal(text: str) -> str:
+    """Text that Markdown shows as it is: no HTML, no links, no mentions of people.
+
+    Example:
+        >>> literal("<b> a|b *c* @me")
+        '&lt;b&gt; a\\\\|b \\\\*c\\\\* &#64;me'
+    """
+    escaped = html.escape(" ".join(text.split()), quote=False)
+    return re.sub(r"([\\\\`*_{}\[\]|~])", r"\\\1", escaped).replace("@", "&#64;").replace("#", "&#35;")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write the summary where it was asked for, and where GitHub looks for one."""
+    results = session.config.stash.get(RESULTS, None)
+    if results is None:
+        return
+    text = summary(results)
+    file = session.config.stash[RUN].summary
+    if file is not None:
+        file.write_text(text, encoding="utf-8")
+    step = os.environ.get("GITHUB_STEP_SUMMARY")
+    if step:
+        with Path(step).open("a", encoding="utf-8") as page:
+            page.write(text)

@@ -1,0 +1,335 @@
+"""Results as HTML: the body that is put into pytest-html's report, or into a page of its own."""
+
+import hashlib
+import itertools
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import jinja2
+from markupsafe import Markup
+
+from reports.answers import answer, culprits
+from reports.comparison import CHANGES, Comparison
+from reports.images import VERDICTS, ImageRow
+from reports.pictures import REASONS, Picture
+from reports.results import Results, headline
+from reports.rows import GROUPS, HEADER, Row, cells, claims, in_words
+from robustness_tests.harness.records import BAD, Record
+
+PLACE = Path(__file__).parent
+CSS = PLACE / "report.css"
+SCRIPT = PLACE / "report.js"
+
+VERSIONS = ("robustness-gate", "torch", "python")
+
+TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(PLACE / "templates"),
+    autoescape=True,
+    trim_blocks=True,
+    undefined=jinja2.StrictUndefined,
+)
+
+
+def page(results: Results, source: str) -> str:
+    """A page of its own; `source` says what it was made from."""
+    return TEMPLATES.get_template("page.html").render(
+        title=title(results),
+        css=CSS.read_text(encoding="utf-8"),
+        source=source,
+        body=body(results, tests=True),
+    )
+
+
+def comparison_page(found: Comparison) -> str:
+    """A page about several runs."""
+    return TEMPLATES.get_template("page.html").render(
+        title="Comparison of runs",
+        css=CSS.read_text(encoding="utf-8"),
+        source="results.json of each run",
+        body=TEMPLATES.get_template("comparison.html").render(found=found, header=CHANGES),
+    )
+
+
+def title(results: Results) -> str:
+    """The title of the page."""
+    return f"Robustness of {results.model} on {results.run['dataset']}"
+
+
+def body(results: Results, *, tests: bool, tests_note: str = "") -> str:
+    """Everything below the title. `tests`: with a table of tests, or with a note where they are."""
+    from reports.figures import figures  # noqa: PLC0415  # matplotlib and torch take long to import
+
+    drawn = figures(results)
+    failed = [row for row in results.properties if row.outcome in BAD]
+    parts = [
+        {
+            "id": f"part-{group}",
+            "title": words,
+            "answer": answer(results, group),
+            "rows": _grouped([row for row in rows if not _silent(row)]),
+            "skipped": _grouped([row for row in rows if _silent(row)]),
+            "skipped_count": sum(map(_silent, rows)),
+            "figures": [figure for figure in drawn if figure.part == group],
+        }
+        for group, words in GROUPS.items()
+        if (rows := [row for row in results.properties if row.group == group])
+    ]
+    return TEMPLATES.get_template("body.html").render(
+        kind=results.verdict if results.verdict in ("pass", "partial") else "fail",
+        headline=headline(results),
+        notes=results.notes,
+        failures=[_failure(results, row) for row in failed],
+        facts=list(facts(results).items()),
+        header=[name for name in HEADER if name != "property"],
+        parts=parts,
+        pictures=_looks(results),
+        images=image_table(results),
+        tests=[_test(record) for record in _worth_a_row(results)] if tests else None,
+        tests_note=tests_note,
+        script=Markup(SCRIPT.read_text(encoding="utf-8")),  # noqa: S704  # ours
+    )
+
+
+def _silent(row: Row) -> bool:
+    """A skipped row without any number: it says only why."""
+    return row.outcome == "skipped" and row.value is None
+
+
+def facts(results: Results) -> dict[str, str]:
+    """What was run, by name."""
+    run = results.run
+    last = results.baseline
+    minutes, seconds = divmod(round(results.seconds), 60)
+    return {
+        "Candidate": _named(run["sources"], results.model),
+        "Reference": _named(run["sources"], results.against) if results.against else "none",
+        "Last release": f"{last['model']}, {_time(last['finished'])}, {last['file']}"
+        if last
+        else "none given (--baseline)",
+        "Dataset": f"{_named({run['dataset']: run['dataset_source']}, run['dataset'])}, "
+        f"{run['images']} of {run['test_images']:,} images",
+        "Norms": ", ".join(results.norms),
+        "Effort": f"{run['effort']}: not for a release" if results.quick else run["effort"],
+        "CLEVER's radius": ", ".join(f"{norm} {run['clever_radius'][norm]:g}" for norm in results.norms),
+        "Seed": str(run["seed"]),
+        "Thresholds": ", ".join(results.thresholds["files"]),
+        "Passes": f"{results.passes['forward']:,} forward, {results.passes['backward']:,} backward",
+        "Measurements": f"{results.measurements['measured']:,} made in this run, "
+        f"{results.measurements['stored']:,} read from the store",
+        "Device": run["device"],
+        "Time": f"{minutes} min {seconds} s, until {_time(results.finished)}",
+        "Commit": results.commit or "not in git",
+        "Versions": ", ".join(f"{name} {results.versions[name]}" for name in VERSIONS if results.versions.get(name)),
+    }
+
+
+def _time(text: str) -> str:
+    return datetime.fromisoformat(text).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _named(sources: Any, name: str) -> str:
+    """A name, and where it comes from unless the name says so."""
+    return name if sources[name] == name else f"{name} ({sources[name]})"
+
+
+def anchor(text: str, kind: str) -> str:
+    """An id for a place in the page; names of models and tests may have anything in them."""
+    return f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+
+
+def _anchor_of(row: Row) -> str:
+    return anchor(f"{row.property_name} {row.norm} {row.epsilon} {row.model}", "property")
+
+
+def image_link(**wanted: str | int | None) -> str:
+    """The address of the table of images, showing some of them."""
+    return f"#images?{urlencode({name: value for name, value in wanted.items() if value is not None})}"
+
+
+def _grouped(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Rows of one property under one heading; those that went wrong come first and have their own."""
+    groups = itertools.groupby(rows, key=lambda row: (row.outcome in BAD, row.property_name))
+    return [
+        {"title": in_words(name), "claim": claims().get(name, ""), "rows": [_property(row) for row in some]}
+        for (_, name), some in groups
+    ]
+
+
+def _property(row: Row) -> dict[str, Any]:
+    texts = dict(zip(HEADER, cells(row), strict=True))
+    links = [{"href": f"#{anchor(test, 'test')}", "title": test, "text": "test"} for test in row.tests]
+    if row.norm and (not row.tests or row.outcome in BAD):
+        href = image_link(model=row.model, norm=row.norm, verdict="failed" if row.tests else None)
+        images = {"href": href, "title": "rows of these images", "text": "images"}
+        links = [images, *links[:3]] if not row.tests or len(row.tests) > 1 else [*links, images]
+    return {
+        "anchor": _anchor_of(row),
+        "where": row.where or "all",
+        "cells": [(name, texts[name]) for name in HEADER if name not in ("property", "verdict")],
+        "outcome": row.outcome,
+        "message": row.message,
+        "links": links,
+    }
+
+
+def _failure(results: Results, row: Row) -> dict[str, Any]:
+    images = culprits(results, row)
+    return {
+        "anchor": _anchor_of(row),
+        "title": row.title,
+        "message": row.message,
+        "images_word": "image" if len(images) == 1 else "images",
+        "images": [{"text": f"{image:05d}", "href": image_link(norm=row.norm, image=image)} for image in images],
+    }
+
+
+COLUMNS = (
+    "image",
+    "model",
+    "norm",
+    "label",
+    "predicted",
+    "attacked into",
+    "certified",
+    "CLEVER",
+    "adversarial distance",
+    "CLEVER / distance",
+    "distance - reference",
+    "verdict",
+    "why",
+)
+
+
+def image_table(results: Results) -> dict[str, Any]:
+    """The table of images, for report.js."""
+    names = results.run.get("class_names") or []
+    theirs = {(row.norm, row.image): row.distance for row in results.images if row.model == results.against}
+
+    def line(row: ImageRow) -> list[Any]:
+        other = theirs.get((row.norm, row.image)) if row.model == results.model else None
+        change = row.distance - other if row.distance is not None and other is not None else None
+        return [
+            row.image,
+            row.model,
+            row.norm,
+            class_name(names, row.label),
+            class_name(names, row.clean_class),
+            class_name(names, row.adversarial_class),
+            _rounded(row.certified),
+            _rounded(row.clever),
+            _rounded(row.distance),
+            _rounded(row.ratio),
+            _rounded(change),
+            row.verdict,
+            row.message,
+        ]
+
+    return {
+        "columns": list(COLUMNS),
+        "rows": [line(row) for row in results.images],
+        "filters": {"model": 1, "norm": 2, "verdict": COLUMNS.index("verdict"), "image": 0},
+        "models": results.models,
+        "norms": results.norms,
+        "verdicts": [verdict for verdict in VERDICTS if any(row.verdict == verdict for row in results.images)],
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.5g}")
+
+
+def class_name(names: Sequence[str], number: int | None) -> str | int | None:
+    """The name of a class, or its number where the dataset has no names."""
+    return names[number] if number is not None and number < len(names) else number
+
+
+def _looks(results: Results) -> list[dict[str, Any]]:
+    groups = []
+    for reason, caption in REASONS.items():
+        found = [picture for picture in results.pictures if picture.reason == reason]
+        if found:
+            cards = [_card(results, picture) for picture in found]
+            groups.append({"title": reason.capitalize(), "caption": caption, "cards": cards})
+    return groups
+
+
+def _card(results: Results, picture: Picture) -> dict[str, Any]:
+    rows = {row.key: row for row in results.images}
+    mine = rows[picture.model, picture.norm, picture.image]
+    names = results.run.get("class_names") or []
+
+    def seen(number: int | None, confidence: float | None) -> str:
+        sure = "" if confidence is None else f", confidence {confidence:.1%}"
+        return f"{class_name(names, number)}{sure}"
+
+    clean, attacked = (
+        seen(mine.clean_class, mine.clean_confidence),
+        seen(mine.adversarial_class, mine.adversarial_confidence),
+    )
+    lines = [f"label {class_name(names, mine.label)}; scale of the difference {picture.scale:.3g}"]
+    for model in results.models:
+        lines += [
+            f"{model}, {norm}: {_bounds(row)}"
+            for norm in results.norms
+            if (row := rows.get((model, norm, picture.image)))
+        ]
+    return {
+        "title": f"Image {picture.image:05d}, {picture.model}, {picture.norm} {_text(mine.distance)}",
+        "href": image_link(image=picture.image),
+        "shots": [
+            {"png": picture.clean, "text": f"clean: {clean}", "alt": f"clean image {picture.image:05d}, class {clean}"},
+            {
+                "png": picture.adversarial,
+                "text": f"adversarial: {attacked}",
+                "alt": f"adversarial image {picture.image:05d}, class {attacked}",
+            },
+            {
+                "png": picture.difference,
+                "text": f"difference, \N{PLUS-MINUS SIGN}{picture.scale:.3g}",
+                "alt": f"difference of both, at most {picture.scale:.3g}",
+            },
+        ],
+        "lines": lines,
+    }
+
+
+def _bounds(row: ImageRow) -> str:
+    if row.status == "misclassified":
+        return f"misclassified as {row.clean_class}, distance 0"
+    numbers = {"certified": row.certified, "CLEVER": row.clever, "adversarial": row.distance}
+    found = [f"{name} {_text(value)}" for name, value in numbers.items() if value is not None]
+    return ", ".join(found) or "nothing found"
+
+
+def _text(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+MOST_ROWS = 300
+"""Tests about images that went wrong and have a row. More would make the page slow, and nobody would read them."""
+
+
+def worth_a_row(record: Record) -> bool:
+    """Whether a test has a row among the tests: the images that are as they should be are in the table of images."""
+    return "image" not in record.about or record.outcome in BAD
+
+
+def _worth_a_row(results: Results) -> list[Record]:
+    found = [record for record in results.records if worth_a_row(record)]
+    found.sort(key=lambda record: record.outcome not in BAD)
+    of_models = [record for record in found if "image" not in record.about]
+    of_images = [record for record in found if "image" in record.about]
+    return sorted([*of_models, *of_images[:MOST_ROWS]], key=lambda record: record.outcome not in BAD)
+
+
+def _test(record: Record) -> dict[str, Any]:
+    return {
+        "anchor": anchor(record.test, "test"),
+        "outcome": record.outcome,
+        "name": record.test,
+        "message": record.message,
+        "seconds": record.seconds,
+    }

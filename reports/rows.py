@@ -1,0 +1,191 @@
+"""A row of the report: one property of a model, in a norm, as measured."""
+
+import ast
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+import robustness_tests
+
+GROUPS = {
+    "requirement": "What the model has to do",
+    "since": "Since the last release",
+    "trust": "Can these numbers be trusted?",
+    "own": "Tests of your own",
+}
+"""What a property is about, in the order in which a reviewer asks."""
+
+
+REQUIREMENTS = ("accuracy", "beats", "common_corruptions", "since_baseline")
+"""Words in the names of the properties that a model may lack; the others are about numbers that can be trusted."""
+
+
+@functools.cache
+def claims() -> dict[str, str]:
+    """What each property of `robustness_tests` says, the first line of its docstring by the name of the test function.
+
+    Read and not imported: that would import torch.
+    """
+    files = Path(robustness_tests.__file__).parent.glob("test_*.py")
+    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in files]
+    functions = [node for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef)]
+    tests = [node for node in functions if node.name.startswith("test_")]
+    return {node.name: (ast.get_docstring(node) or "").partition("\n")[0] for node in tests}
+
+
+def in_words(property_name: str) -> str:
+    """The name of a test function as a reader sees it.
+
+    Example:
+        >>> in_words("test_share_of_clever_below_distance")
+        'share of CLEVER below distance'
+    """
+    return property_name.removeprefix("test_").replace("_", " ").replace("clever", "CLEVER")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A property of a model, as measured.
+
+    Attributes:
+        property_name: name of the test function.
+        model: the model that it is about.
+        reference: the model that it is compared with, if any.
+        norm: norm of the perturbation, if any.
+        epsilon: size of the perturbation, if any.
+        images: number of images that it rests on.
+        value: what was measured; a share of images for a property that is tested image by image.
+        low: lower end of the interval, of the value or, in a comparison, of the difference.
+        high: upper end of it.
+        difference: median of the differences, in a comparison.
+        threshold: what the value, or the p-value of a comparison, is held against.
+        reference_value: the same for the reference.
+        p_value: of a comparison.
+        median_ratio: median of CLEVER / adversarial distance.
+        certified_ratio: median of certified / exact distance, or certified / adversarial distance.
+        attack_ratio: mean of adversarial / exact distance.
+        clever_above: share of images whose CLEVER score is above the exact or adversarial distance.
+        clever_below: share of images whose CLEVER score is below the certified distance.
+        uninformative: whether the certificates are so small that they say nothing about the model.
+        examples: number of perturbations that hypothesis drew.
+        unit: of value, interval, threshold and reference: "share", "distance" (of the image range [0, 1]) or "ratio".
+        baseline_value: the value of the last release.
+        tests: node ids of its tests; of those about images, the ones that went wrong.
+        outcome: passed, failed, skipped, error or crashed.
+        message: why it did not pass.
+    """
+
+    property_name: str
+    model: str | None
+    reference: str | None
+    norm: str | None
+    epsilon: str | None
+    images: int | None
+    value: float | None
+    low: float | None
+    high: float | None
+    difference: float | None
+    threshold: float | None
+    reference_value: float | None
+    p_value: float | None
+    median_ratio: float | None
+    certified_ratio: float | None
+    attack_ratio: float | None
+    clever_above: float | None
+    clever_below: float | None
+    uninformative: bool
+    examples: int | None
+    unit: str
+    baseline_value: float | None
+    tests: tuple[str, ...]
+    outcome: str
+    message: str
+
+    @property
+    def group(self) -> str:
+        """One of `GROUPS`: what a model may lack, or what shows that the suite measures it well."""
+        if self.property_name.endswith("_since_baseline"):
+            return "since"
+        if self.property_name not in claims():
+            return "own"
+        return "requirement" if any(word in self.property_name for word in REQUIREMENTS) else "trust"
+
+    @property
+    def title(self) -> str:
+        """The property in words.
+
+        Example:
+            "robust accuracy at linf 0.05" for `test_robust_accuracy` with norm and epsilon.
+        """
+        words = in_words(self.property_name)
+        return f"{words}, {self.where}" if self.where else words
+
+    @property
+    def where(self) -> str:
+        """Norm and epsilon, as far as it has any."""
+        return " ".join(part for part in (self.norm, self.epsilon) if part)
+
+
+HEADER = ("property", "model", "measured", "interval", "needed", "reference", "last release", "images", "verdict")
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """The row as text, in the columns of `HEADER`."""
+    measured = value_text(row, row.value) if row.examples is None else ""
+    if row.median_ratio is not None:
+        measured += f", median ratio {row.median_ratio:.2f}"
+    measured += _bracket(row)
+    return (
+        row.title,
+        row.model or "",
+        measured,
+        _interval(row),
+        _needed(row),
+        value_text(row, row.reference_value),
+        value_text(row, row.baseline_value),
+        "" if row.images is None else str(row.images),
+        row.outcome,
+    )
+
+
+def _interval(row: Row) -> str:
+    if row.low is None or row.high is None:
+        return ""
+    if row.p_value is not None or row.difference is not None:
+        signed = "{:+.1%}" if row.unit == "share" else "{:+.4g}"
+        return f"difference {signed.format(row.low)} to {signed.format(row.high)}"
+    return f"{value_text(row, row.low)} to {value_text(row, row.high)}"
+
+
+def _needed(row: Row) -> str:
+    if row.threshold is None:
+        return ""
+    if row.p_value is not None and row.reference_value is not None:
+        return f"larger, p <= {row.threshold:g} (p = {row.p_value:.2g})"
+    if row.examples is not None:
+        radius = "the certified radius" if "certified" in row.property_name else f"{row.threshold:g} x CLEVER"
+        return f"none of {row.examples} at {radius}"
+    if row.value is None:
+        return ""
+    return f"{'<=' if row.unit == 'ratio' else '>='} {value_text(row, row.threshold)}"
+
+
+def value_text(row: Row, value: float | None) -> str:
+    """A value in the unit of the row; empty where there is none."""
+    if value is None:
+        return ""
+    return {"share": f"{value:.1%}", "ratio": f"{value:.3f}"}.get(row.unit, f"{value:.4g}")
+
+
+def _bracket(row: Row) -> str:
+    """What is known about certificates, attacks and scores, in words."""
+    texts = []
+    if row.clever_above is not None and row.clever_below is not None:
+        texts.append(f" inside, {row.clever_above:.1%} above, {row.clever_below:.1%} below")
+    if row.attack_ratio is not None:
+        texts.append(f" solved, adversarial / exact {row.attack_ratio:.4f}")
+    if row.certified_ratio is not None:
+        over = "exact" if row.attack_ratio is not None else "adversarial"
+        text = f"certified / {over} {row.certified_ratio:.2f}"
+        texts.append(f"{text} (uninformative)" if row.uninformative else text)
+    return ", ".join(texts)
