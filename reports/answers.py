@@ -1,6 +1,6 @@
 """What the numbers say in words: one answer for each part of the report, and where to look after a failure."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from reports.images import ImageRow, known
 from reports.pictures import EACH
@@ -117,6 +117,9 @@ def culprits(results: Results, row: Row) -> list[int]:
     for record in results.records:
         if record.test in row.tests and record.values.get("misclassified"):
             return list(record.values["misclassified"])[:EACH]
+        if record.test in row.tests and "shares" in record.values:
+            shares = record.values["shares"]
+            return sorted(range(len(shares)), key=shares.__getitem__)[:EACH]
     mine = [image for image in results.images if image.model == row.model and row.norm in (None, image.norm)]
     failed = [image for image in mine if image.verdict == "failed"]
     order = _order(results, row)
@@ -132,10 +135,14 @@ def _order(results: Results, row: Row) -> Callable[[ImageRow], float | None]:
         return lambda image: -image.ratio if image.ratio is not None else None
     if row.reference is not None and row.p_value is not None:
         theirs = {(one.norm, one.image): one.distance for one in results.images if one.model == row.reference}
-
-        def loss(image: ImageRow) -> float | None:
-            other = theirs.get((image.norm, image.image))
-            return image.distance - other if image.distance and other else None
-
-        return loss
+        return lambda image: _loss(image, theirs)
+    if row.group == "since" and results.baseline is not None:
+        last = {(one["norm"], one["image"]): one["distance"] for one in results.baseline["images"]}
+        return lambda image: _loss(image, last)
     return lambda image: image.distance if known(image.distance) else None
+
+
+def _loss(image: ImageRow, others: Mapping[tuple[str, int], float | None]) -> float | None:
+    """How much smaller the distance is than another one of the same image."""
+    other = others.get((image.norm, image.image))
+    return image.distance - other if image.distance and other else None

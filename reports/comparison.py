@@ -1,4 +1,4 @@
-"""Two or more runs side by side: every number of their candidates, and the changes since the first on the same images."""
+"""Two or more runs side by side: the numbers of their candidates, and changes since the first on the same images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

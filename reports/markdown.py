@@ -12,7 +12,6 @@ from reports.answers import answer, culprits
 from reports.results import Results, headline
 from reports.results_json import RESULTS
 from reports.rows import GROUPS, HEADER, Row, cells
-from robustness_tests.harness.records import BAD
 from robustness_tests.harness.run import RUN
 
 SHOWN = ("property", "model", "measured", "interval", "needed", "reference", "last release", "verdict")
@@ -20,10 +19,9 @@ SHOWN = ("property", "model", "measured", "interval", "needed", "reference", "la
 
 def summary(results: Results) -> str:
     """The verdict, what went wrong, the table of what the model has to do, and whether the numbers can be trusted."""
-    failed = [row for row in results.properties if row.outcome in BAD]
     parts = [f"## {literal(headline(results))}", *(f"**{literal(note)}**" for note in results.notes)]
-    if failed:
-        parts.append("\n".join(_failure(results, row) for row in failed))
+    if results.violated:
+        parts.append("\n".join(_failure(results, row) for row in results.violated))
     for group, title in GROUPS.items():
         rows = [row for row in results.properties if row.group == group and row.value is not None]
         said = answer(results, group)
@@ -45,7 +43,7 @@ def summary(results: Results) -> str:
 
 def _failure(results: Results, row: Row) -> str:
     images = ", ".join(f"{image:05d}" for image in culprits(results, row))
-    return f"- **{literal(row.title)}**: {literal(row.message)}" + (f" Look at {images}." if images else "")
+    return f"- **{literal(row.title)}**: {literal(row.message)}" + (f". Look at {images}." if images else "")
 
 
 def _cell(row: Row, name: str) -> str:
@@ -59,14 +57,14 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def literal(text: str) -> str:
-    """Text that Markdown shows as it is: no HTML, no links, no mentions of people.
+    r"""Text that Markdown shows as it is: no HTML, no links, no mentions of people.
 
     Example:
         >>> literal("<b> a|b *c* @me")
-        '&lt;b&gt; a\\\\|b \\\\*c\\\\* &#64;me'
+        '&lt;b&gt; a\\|b \\*c\\* &#64;me'
     """
     escaped = html.escape(" ".join(text.split()), quote=False)
-    return re.sub(r"([\\\\`*_{}\[\]|~])", r"\\\1", escaped).replace("@", "&#64;").replace("#", "&#35;")
+    return re.sub(r"([\\\\`*_{}\[\]|~])", r"\\\1", escaped).replace("#", "&#35;").replace("@", "&#64;")
 
 
 @pytest.hookimpl(trylast=True)

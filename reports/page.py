@@ -63,7 +63,6 @@ def body(results: Results, *, tests: bool, tests_note: str = "") -> str:
     from reports.figures import figures  # noqa: PLC0415  # matplotlib and torch take long to import
 
     drawn = figures(results)
-    failed = [row for row in results.properties if row.outcome in BAD]
     parts = [
         {
             "id": f"part-{group}",
@@ -81,7 +80,8 @@ def body(results: Results, *, tests: bool, tests_note: str = "") -> str:
         kind=results.verdict if results.verdict in ("pass", "partial") else "fail",
         headline=headline(results),
         notes=results.notes,
-        failures=[_failure(results, row) for row in failed],
+        failures=[_failure(results, row) for row in results.violated[:MOST_FAILURES]],
+        more_failures=len(results.violated[MOST_FAILURES:]),
         facts=list(facts(results).items()),
         header=[name for name in HEADER if name != "property"],
         parts=parts,
@@ -91,6 +91,10 @@ def body(results: Results, *, tests: bool, tests_note: str = "") -> str:
         tests_note=tests_note,
         script=Markup(SCRIPT.read_text(encoding="utf-8")),  # noqa: S704  # ours
     )
+
+
+MOST_FAILURES = 8
+"""Violated properties that are told in the band; a model that fails everything needs no longer list."""
 
 
 def _silent(row: Row) -> bool:
@@ -312,14 +316,9 @@ MOST_ROWS = 300
 """Tests about images that went wrong and have a row. More would make the page slow, and nobody would read them."""
 
 
-def worth_a_row(record: Record) -> bool:
-    """Whether a test has a row among the tests: the images that are as they should be are in the table of images."""
-    return "image" not in record.about or record.outcome in BAD
-
-
 def _worth_a_row(results: Results) -> list[Record]:
-    found = [record for record in results.records if worth_a_row(record)]
-    found.sort(key=lambda record: record.outcome not in BAD)
+    """Tests about models and those that went wrong; images that are as they should be are in the table of images."""
+    found = [record for record in results.records if "image" not in record.about or record.outcome in BAD]
     of_models = [record for record in found if "image" not in record.about]
     of_images = [record for record in found if "image" in record.about]
     return sorted([*of_models, *of_images[:MOST_ROWS]], key=lambda record: record.outcome not in BAD)

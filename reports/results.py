@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 from reports.images import ImageRow
 from reports.pictures import Picture
-from reports.rows import Row
+from reports.rows import GROUPS, Row
 from robustness_tests.harness.baseline import read_results
-from robustness_tests.harness.records import Record
+from robustness_tests.harness.records import BAD, Record
 from robustness_tests.harness.values import plain
 
 Kind = TypeVar("Kind")
@@ -85,6 +85,12 @@ class Results:
     def quick(self) -> bool:
         """Whether the budget is one that no release should depend on."""
         return bool(self.run["effort"] == "quick")
+
+    @property
+    def violated(self) -> list[Row]:
+        """Properties that do not hold, in the order of a reviewer's questions."""
+        order = list(GROUPS)
+        return sorted((row for row in self.properties if row.outcome in BAD), key=lambda row: order.index(row.group))
 
     def of(self, model: str, norm: str) -> list[ImageRow]:
         """The images of a model in a norm, by index."""

@@ -1,6 +1,7 @@
 """results.json: everything that was measured, for programs. Written at the end of every run, red or green."""
 
 import json
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -22,12 +23,12 @@ def write_results(path: Path, results: Results) -> None:
     partial.replace(path)
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Write the file next to the report, unless no test was about a model. The other reports show the same results."""
+@pytest.hookimpl(wrapper=True)
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, object]:
+    """Write the file next to the report, unless no test was about a model. Then the other reports show the same."""
     config = session.config
-    if is_worker(config) or not config.stash[RECORDS].ours():
-        return
-    run = config.stash[RUN]
-    results = summarise(run, config.stash[RECORDS], int(session.exitstatus))
-    config.stash[RESULTS] = results
-    write_results(run.results / "results.json", results)
+    if not is_worker(config) and config.stash[RECORDS].ours():
+        run = config.stash[RUN]
+        config.stash[RESULTS] = summarise(run, config.stash[RECORDS], int(session.exitstatus))
+        write_results(run.results / "results.json", config.stash[RESULTS])
+    return (yield)

@@ -91,9 +91,6 @@ def untested(run: Run, records: Records) -> list[str]:
 
 def _notes(run: Run, records: Records, rows: Sequence[Row]) -> list[str]:
     notes = []
-    violated = [row.title for row in rows if row.outcome in BAD]
-    if violated:
-        notes.append(f"Violated: {'; '.join(violated)}.")
     if run.quick:
         notes.append("Quick: a small budget for each image. Not for a release.")
     if rows and not _judged(rows):

@@ -37,6 +37,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
             f"these numbers cost {passes['forward']:,} forward and {passes['backward']:,} backward passes "
             f"({made['measured']:,} measured in this run, {made['stored']:,} in earlier ones)"
         )
+    if results.violated:
+        terminalreporter.write_line(f"Violated: {'; '.join(row.title for row in results.violated)}.", yellow=True)
     for note in results.notes:
         terminalreporter.write_line(note, yellow=True)
     colour = {"pass": "green", "partial": "yellow"}.get(results.verdict, "red")

@@ -1,5 +1,6 @@
 """Records: what the report keeps of each test, gathered in the controller from the reports of all workers."""
 
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -129,11 +130,15 @@ class Gathering:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep the call, or the first thing that went wrong."""
+        properties = dict(report.user_properties)
+        if "property" in properties:
+            # Lists and tables are for results.json. JUnit XML and the rows of the report get what fits into a line.
+            plain_ones = [pair for pair in report.user_properties if not isinstance(pair[1], list | dict)]
+            report.user_properties = plain_ones
         earlier = self.records.by_test.get(report.nodeid)
         outcome = _outcome(report)
         if (outcome == "passed" and report.when != "call") or (earlier and earlier.outcome in ("failed", "error")):
             return
-        properties = dict(report.user_properties)
         self.records.by_test[report.nodeid] = Record(
             test=report.nodeid,
             outcome=outcome,
@@ -142,10 +147,6 @@ class Gathering:
             about={name: properties.pop(name) for name in ABOUT if name in properties},
             values=properties,
         )
-        # Lists and tables are for results.json. JUnit XML and the rows of the report get what fits into a line.
-        report.user_properties = [
-            (name, value) for name, value in report.user_properties if not isinstance(value, list | dict)
-        ]
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -174,11 +175,11 @@ def _message(report: pytest.TestReport, outcome: str) -> str:
     return str(text).split("\n", 1)[0].removeprefix("AssertionError: ").removeprefix("Failed: ")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Do not let a run pass whose tests were not all reported."""
-    if is_worker(session.config):
-        return
-    records = session.config.stash[RECORDS]
-    if exitstatus == pytest.ExitCode.OK and records.missing and not session.config.option.collectonly:
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Generator[None, object, object]:
+    """Do not let a run pass whose tests were not all reported. Before anything looks at the exit status."""
+    if not is_worker(session.config):
+        records = session.config.stash[RECORDS]
+        if exitstatus == pytest.ExitCode.OK and records.missing and not session.config.option.collectonly:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    return (yield)
