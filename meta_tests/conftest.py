@@ -105,7 +105,7 @@ def gate(pytester, monkeypatch):
     options.write_text(options.read_text().replace("[tool.pytest]\n", '[tool.pytest]\nrobustness_certify = "off"\n'))
     # What the outer run has told its own workers is not meant for this one.
     for name in list(os.environ):
-        if name.startswith(("PYTEST_", "OMP_")):
+        if name.startswith(("PYTEST_", "OMP_", "GITHUB_")):
             monkeypatch.delenv(name)
     return Gate(pytester)
 

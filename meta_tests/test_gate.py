@@ -10,6 +10,8 @@ import time
 
 import pytest
 
+from robustness_tests.harness.baseline import SCHEMA
+
 QUICK = ("--quick", "--images", "45", "--batch-size", "15", "--norms", "l2")
 TESTS = ("test_adversarial_example_is_real", "test_clever_below_distance")
 
@@ -346,7 +348,7 @@ def test_schema_of_results(gate):
     assert "NaN" not in text
     assert "Infinity" not in text
     content = json.loads(text)
-    assert content["schema"] == 1
+    assert content["schema"] == SCHEMA
     assert content["run"]["seed"] == 0
     assert content["thresholds"]["clean_accuracy"] == 0.98
     assert content["versions"]["torch"]

@@ -4,6 +4,8 @@ import importlib
 
 import pytest
 
+from meta_tests.runs import image_record, results_of, run_of
+from reports.results_json import write_results
 from robustness_tests.harness.collection import EXACT_NORMS
 from robustness_tests.harness.options import EFFORTS, OPTIONS
 from robustness_tests.harness.run import CERTIFIED_NORMS
@@ -167,6 +169,8 @@ def test_every_option_has_a_twin_and_the_command_line_wins(gate):
     ini = "\n".join(f"{option.ini} = {value}" for option, value in zip(OPTIONS, TWINS, strict=True))
     (gate.folder / "pytest.ini").write_text(f"[pytest]\npythonpath = .\naddopts = --import-mode=importlib\n{ini}\n")
     (gate.folder / "mine.toml").write_text("confidence = 0.9\n")
+    last = run_of(("standard", "robust"), effort="quick", norms=("l2",), seed=5, clever_radius={"l2": 0.75})
+    write_results(gate.folder / "last.json", results_of(image_record(model="standard", norm="l2"), run=last))
     (gate.folder / "test_twins.py").write_text(
         "def test_run(run):\n"
         "    assert (run.model, run.against, run.dataset, run.images) == ('standard', 'robust', 'digits', 7)\n"
@@ -175,6 +179,7 @@ def test_every_option_has_a_twin_and_the_command_line_wins(gate):
         "    assert (run.seed, run.results.name, run.fresh) == (5, 'elsewhere', True)\n"
         "    assert run.thresholds.confidence == 0.9\n"
         "    assert (run.clever_radius['l2'], run.data_dir.name) == (0.75, 'data')\n"
+        "    assert (run.baseline.file, run.summary.name) == ('last.json', 'summary.md')\n"
     )
     assert gate("-n0", "--images", "7", "test_twins.py").ret == 0
 
@@ -194,7 +199,9 @@ TWINS = [
     "cpu",
     "5",
     "mine.toml",
+    "last.json",
     "elsewhere",
+    "summary.md",
     "true",
 ]
 

@@ -1,63 +1,31 @@
 """Reports: the same table everywhere, nothing run that is only shown, and a page that a real browser draws."""
 
 import json
-import re
-import shutil
-import subprocess
-from pathlib import Path
 
 import pytest
 
-from reports import figures, html
-from reports.results_json import results, write_results
-from reports.summary import HEADER, cells, headline, properties_of_the_gate, summarise
-from robustness_tests.harness.records import Record, Records
-from robustness_tests.harness.run import Run
-from robustness_tests.harness.thresholds import load_thresholds
-from robustness_tests.harness.values import plain
-from robustness_tests.subjects.sources import Source
-
-RUN = Run(
-    model="robust",
-    against="standard",
-    dataset="digits",
-    sources={name: Source("bundled", name, name) for name in ("robust", "standard")},
-    dataset_source=Source("bundled", "digits", "digits"),
-    data_dir=Path("data"),
-    test_images=360,
-    values=64,
-    images=2,
-    clever_radius={"linf": 0.25, "l2": 1.25, "l1": 6.0},
-    effort="default",
-    norms=("linf", "l2"),
-    certify="auto",
-    batch_sizes={"robust": 20, "standard": 20},
-    digests={},
-    remarks=(),
-    device="cpu",
-    seed=0,
-    thresholds=load_thresholds(None),
-    results=Path("results"),
-    fresh=False,
-    started=0.0,
+from meta_tests.runs import (
+    EVIL,
+    RUN,
+    everything,
+    gathered,
+    image_record,
+    model_record,
+    records_of_images,
+    records_of_models,
+    results_of,
+    run_of,
 )
-EVIL = "<script>alert(1)</script>"
-
-
-def image_record(outcome="passed", model="robust", norm="linf", image=0, **values):
-    about = {"property": "test_clever_below_distance", "model": model, "norm": norm, "image": image}
-    costs = {"forward": 3, "backward": 2, "stored": False}
-    defaults = {"clever": 0.1, "distance": 0.3, **costs}
-    return Record(f"a.py::test[{model}-{norm}-{image}]", outcome, EVIL, 0.1, about, {**defaults, **values})
-
-
-def model_record(name="test_clean_accuracy", outcome="passed", values=None, **about):
-    values = {"value": 0.99, "low": 0.95, "high": 1.0, "threshold": 0.98, "images": 100} if values is None else values
-    return Record(f"a.py::{name}[{about}]", outcome, "", 0.1, {"property": name, "model": "robust", **about}, values)
-
-
-def gathered(*found, collected=None):
-    return Records(len(found) if collected is None else collected, 0, {record.test: record for record in found})
+from reports.answers import answer, culprits
+from reports.figures import figures
+from reports.markdown import summary as markdown_summary
+from reports.page import body, page
+from reports.results import Results, headline
+from reports.results_json import write_results
+from reports.rows import HEADER, cells
+from reports.summary import summarise
+from robustness_tests.harness.records import Record, Records
+from robustness_tests.harness.values import plain
 
 
 def test_images_are_counted_by_property_model_and_norm():
@@ -68,20 +36,15 @@ def test_images_are_counted_by_property_model_and_norm():
         ),
         0,
     )
-    model_row, image_row = summary.rows
+    model_row, image_row = summary.properties
     assert model_row.property_name == "test_clean_accuracy"
     assert (image_row.value, image_row.images, image_row.outcome) == (0.5, 2, "passed")
-    assert (summary.forward, summary.backward, summary.measured) == (9, 6, 3)
+    assert (summary.passes, summary.measurements) == ({"forward": 9, "backward": 6}, {"measured": 3, "stored": 0})
 
 
 def test_a_single_bad_image_is_a_bad_row():
-    row = summarise(RUN, gathered(image_record(), image_record("failed", image=1)), 1).rows[0]
+    row = summarise(RUN, gathered(image_record(), image_record("failed", image=1)), 1).properties[0]
     assert (row.outcome, row.message) == ("failed", EVIL)
-
-
-def everything():
-    """A record of every property of the gate."""
-    return [model_record(name) for name in properties_of_the_gate()]
 
 
 @pytest.mark.parametrize(
@@ -89,7 +52,7 @@ def everything():
 )
 def test_headline_is_the_exit_status(status, word):
     summary = summarise(RUN, gathered(*everything()), status)
-    assert headline(RUN, summary) == f"{word}: robust against standard on digits, 2 images"
+    assert headline(summary) == f"{word}: robust against standard on digits, 2 images"
     assert summary.notes == ()
 
 
@@ -108,8 +71,10 @@ def test_what_is_violated_is_said_first():
     records = everything()
     records.append(model_record("test_zero", "failed"))
     summary = summarise(RUN, gathered(*records), 1)
-    assert summary.rows[0].property_name == "test_zero"
-    assert summary.notes == ("Violated: zero.",)
+    assert summary.properties[0].property_name == "test_zero"
+    assert [row.title for row in summary.violated] == ["zero"]
+    assert "zero</a>" in body(summary, tests=True).partition("<nav")[0]
+    assert markdown_summary(summary).index("**zero**") < markdown_summary(summary).index("###")
 
 
 def test_missing_tests_are_noted():
@@ -122,9 +87,9 @@ def test_comparison_shows_both_medians_and_the_interval_of_the_difference():
     values = {"value": 0.2, "reference_value": 0.1, "low": 0.05, "high": 0.15, "threshold": 0.05, "p_value": 1e-9}
     record = model_record("test_beats", values=values, norm="l2", reference="standard")
     summary = summarise(RUN, gathered(record), 0)
-    found = dict(zip(HEADER, cells(summary.rows[0]), strict=True))
-    assert found["measured"] == "0.2000, standard 0.1000"
-    assert found["interval"] == "difference +0.0500 to +0.1500"
+    found = dict(zip(HEADER, cells(summary.properties[0]), strict=True))
+    assert (found["measured"], found["reference"]) == ("0.2", "0.1")
+    assert found["interval"] == "difference +0.05 to +0.15"
     assert found["needed"] == "larger, p <= 0.05 (p = 1e-09)"
 
 
@@ -135,95 +100,206 @@ def test_whatever_a_user_measures_is_drawn(values):
     records = [model_record("test_mine", values=values), model_record("test_mine", values=values, epsilon="small")]
     image = Record("a.py::test_mine[0]", "passed", "", 0.1, {"property": "test_mine", "image": 0}, values)
     summary = summarise(RUN, gathered(*records, image, *everything()), 0)
-    assert html.table(summary).count("<tr") == 1 + len(summary.rows)
+    page_of_it = body(summary, tests=True)
+    assert page_of_it.count('id="property-') == len(summary.properties)
+    assert "Tests of your own" in page_of_it
+    assert "mine" in markdown_summary(summary) or values.get("value") is None or values == {"value": "text"}
 
 
 def test_infinite_values_are_null(tmp_path):
     record = image_record(distance=plain(float("inf")), clever=plain(float("nan")))
-    records = gathered(record)
-    write_results(tmp_path / "results.json", results(RUN, records, summarise(RUN, records, 0)))
+    write_results(tmp_path / "results.json", results_of(record))
     content = json.loads((tmp_path / "results.json").read_text())
     assert content["records"][0]["values"]["distance"] is None
     assert not list(tmp_path.glob("*.partial"))
 
 
 def test_names_and_messages_are_shown_and_not_run():
-    records = gathered(image_record("failed", model=EVIL), model_record(EVIL))
-    summary = summarise(RUN, records, 1)
-    page = html.verdict(RUN, summary) + html.table(summary) + html.figure("t", EVIL, "<svg></svg>")
-    assert "<script" not in page
-    assert "&lt;script&gt;" in page
-
-
-def test_columns_sort_as_text_as_they_do_as_numbers():
-    values = [0.0001, 0.02, 3.5, 12.0]
-    texts = [html.fixed_width(value) for value in values]
-    assert texts == sorted(texts)
-
-
-def test_scatter_marks_violations():
-    records = [image_record(image=0), image_record("xfailed", image=1, clever=0.5), image_record("skipped", image=2)]
-    svg = figures.scatter(RUN, records)
-    assert svg.startswith("<svg")
-    for label in ("robust (1)", "robust, above the distance (1)", "robust, at the radius (1)", "L-infinity"):
-        assert label in svg
-    assert figures.scatter(RUN, records) == svg, "the same records, the same bytes"
-
-
-def test_no_points_no_figure():
-    assert figures.scatter(RUN, [model_record()]) is None
-    assert figures.distances(RUN, [model_record()]) is None
-    assert figures.brackets(RUN, [model_record()]) is None
-
-
-def test_brackets_with_scores_and_exact_distances():
-    about = {"property": "test_certified_below_distance", "model": "robust", "norm": "linf", "image": 3}
-    values = {"certified": 0.01, "distance": 0.04, "exact": 0.039}
-    records = [Record("a", "passed", about=about, values=values), image_record(image=3)]
-    svg = figures.brackets(RUN, records)
-    for label in ("robust: proved to attacked", "robust: CLEVER", "robust: exact"):
-        assert label in svg
-    without = figures.brackets(RUN, [Record("a", "passed", about=about, values={**values, "exact": None})])
-    assert "exact" not in without
-    assert "CLEVER" not in without
+    run = run_of(models=(EVIL, f"{EVIL}2"), dataset=EVIL, class_names=(EVIL,) * 10)
+    results = results_of(*records_of_images(run, 3), *records_of_models(run), model_record(EVIL), run=run, status=1)
+    text = page(results, EVIL)
+    assert text.count("<script") == 2, "the table's data, and ours"
+    assert "&lt;script&gt;" in text
+    summary = markdown_summary(results)
+    assert "<script" not in summary
+    assert "&lt;script&gt;" in summary
 
 
 @pytest.fixture
-def browser():
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    return found or pytest.skip("needs chromium")
+def drawn():
+    """The figures of a run by title: text alternatives and SVG of all panels."""
+
+    def draw(*records, run=RUN):
+        return {
+            figure.title: (" ".join(one.text for one in figure.panels), " ".join(one.svg for one in figure.panels))
+            for figure in figures(results_of(*records, run=run))
+        }
+
+    return draw
 
 
-def test_a_browser_draws_the_report(gate, browser, tmp_path):
-    assert gate("-n2", "--quick", "--norms", "linf", "--certify", "auto").ret == 0
-    command = [
-        browser,
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        f"--user-data-dir={tmp_path / 'profile'}",
-        "--enable-logging=stderr",
-        "--dump-dom",
-        (gate.results_folder / "report.html").as_uri(),
+def test_scatter_marks_violations(drawn):
+    records = [image_record(image=0), image_record("xfailed", image=1, clever=0.5), image_record("skipped", image=2)]
+    text, svg = drawn(*records)["CLEVER against adversarial distance"]
+    assert "1 of 3 scores above the diagonal, median of CLEVER / adversarial distance 0.33" in text
+    for label in ("below the distance (1)", "above the distance (1)", "at the radius (1)", "L-infinity, robust"):
+        assert label in svg
+    assert drawn(*records)["CLEVER against adversarial distance"][1] == svg, "the same records, the same bytes"
+
+
+def test_no_points_no_figure(drawn):
+    assert drawn(model_record()) == {}
+
+
+def test_every_figure_of_a_whole_run(drawn):
+    found = drawn(*records_of_images(RUN, 30), *records_of_models(RUN))
+    assert list(found) == [
+        "Robust accuracy",
+        "Adversarial distances",
+        "Candidate minus reference",
+        "CLEVER against adversarial distance",
+        "Proved and attacked",
+        "Is the attack converged?",
+        "One CLEVER score in detail",
     ]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    assert "CONSOLE" not in shown.stderr, "the page reports an error"
-    page = shown.stdout
-    assert "PASS (quick): robust against standard on digits, 20 images" in page
-    assert page.count("<svg") == 3
-    assert page.index("PASS (quick): robust") < page.index('class="robustness-table"') < page.index("<svg")
-    # pytest-html draws its rows by script: every test is one, with our columns.
-    assert len(re.findall(r'<td class="col-testId">', page)) == len(gate.results()["records"])
-    assert re.search(r'<td class="col-distance"> *0\.\d{4}<', page)
+    for text, svg in found.values():
+        assert svg.startswith("<svg")
+        assert len(text) > 60
+        # Colours are the page's, and a reader of the screen is told numbers.
+        assert "var(--" in svg
+        assert any(character.isdigit() for character in text)
+        assert "mathdefault" not in svg
+    assert "90% needed at 0.1" in found["Robust accuracy"][0]
+
+
+def test_curves_are_what_the_numbers_say(drawn):
+    """Distances 0.1, 0.2, 0.3 and one that is censored: the curve goes up by a quarter at each, and ends at 0.75."""
+    about = {"property": "test_adversarial_example_is_real", "model": "robust", "norm": "linf"}
+    records = [
+        Record(f"a{i}", "passed", "", 0.1, {**about, "image": i}, {"status": "attacked", "distance": distance})
+        for i, distance in enumerate([0.1, 0.2, 0.3])
+    ]
+    records.append(Record("a3", "skipped", "", 0.1, {**about, "image": 3}, {"status": "censored", "distance": None}))
+    found = drawn(*records, run=run_of(models=("robust",), norms=("linf",)))
+    assert "the median distance of robust is 0.2." in found["Adversarial distances"][0]
+    text = found["Robust accuracy"][0]
+    assert "keeps the label of 100% of 4 images as they are, and of 75% at 0.15" in text
+
+
+def test_names_with_dollars_and_underscores_are_drawn_as_they_are(drawn):
+    run = run_of(models=("_a$x$", "b"))
+    found = drawn(*records_of_images(run, 3), run=run)
+    assert "_a$x$" in found["Adversarial distances"][1]
+
+
+def test_brackets_with_scores_and_exact_distances(drawn):
+    about = {"property": "test_certified_below_distance", "model": "robust", "norm": "linf", "image": 3}
+    attack = {"property": "test_adversarial_example_is_real", "model": "robust", "norm": "linf", "image": 3}
+    attacked = Record("b", "passed", about=attack, values={"distance": 0.04, "status": "attacked"})
+    values = {"certified": 0.01, "exact": 0.039}
+    svg = drawn(Record("a", "passed", about=about, values=values), attacked, image_record(image=3, distance=0.04))
+    for label in ("certified to adversarial", "CLEVER", "exact"):
+        assert label in svg["Proved and attacked"][1]
+    without = drawn(Record("a", "passed", about=about, values={**values, "exact": None}), attacked)
+    assert "exact" not in without["Proved and attacked"][1]
+    assert "CLEVER" not in without["Proved and attacked"][1]
+
+
+def test_many_points_are_one_picture(drawn):
+    svg = drawn(*records_of_images(RUN, 600))["CLEVER against adversarial distance"][1]
+    assert "<image" in svg
+    assert svg.count("<use") < 400
+
+
+def test_rows_of_images_join_their_tests():
+    results = results_of(*records_of_images(RUN, 5))
+    assert len(results.images) == 5 * 2 * 2
+    assert [row.key for row in results.images[:6:5]] == [("robust", "linf", 0), ("robust", "l2", 0)]
+    for row in results.images:
+        assert row.certified == pytest.approx(row.distance / 4)
+        assert row.ratio == pytest.approx(row.clever / row.distance)
+        assert row.verdict == ("violation" if row.clever > row.distance else "passed")
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "status", "verdict"),
+    [
+        (("passed", "passed"), "attacked", "passed"),
+        (("failed", "xfailed"), "attacked", "failed"),
+        (("passed", "xfailed"), "attacked", "violation"),
+        (("skipped", "skipped"), "misclassified", "misclassified"),
+        (("skipped", "skipped"), "censored", "not judged"),
+        (("crashed", "passed"), "attacked", "failed"),
+    ],
+)
+def test_verdict_of_an_image_is_the_worst_of_its_tests(outcomes, status, verdict):
+    about = {"model": "robust", "norm": "linf", "image": 0}
+    names = ("test_adversarial_example_is_real", "test_clever_below_distance")
+    records = [
+        Record(name, outcome, f"why {name}", 0.1, {"property": name, **about}, {"status": status})
+        for name, outcome in zip(names, outcomes, strict=True)
+    ]
+    (row,) = results_of(*records).images
+    assert row.verdict == verdict
+
+
+def test_answers_say_what_the_numbers_say():
+    shares = {"value": 0.96, "images": 100, "median_ratio": 0.88}
+    share = model_record("test_share_of_clever_below_distance", values=shares, norm="linf")
+    better = {"value": 0.2, "reference_value": 0.1, "p_value": 1e-9, "threshold": 0.05, "images": 100}
+    beats = model_record("test_candidate_beats_reference_in_adversarial_distance", values=better, norm="linf")
+    results = results_of(share, beats)
+    assert answer(results, "trust") == (
+        "CLEVER can be read as a lower bound here: in linf 4 of 100 scores of robust are above the adversarial "
+        "distance, and the median score is 0.88 of it (tight)."
+    )
+    assert answer(results, "requirement") == (
+        "robust is better than standard in all 1 comparisons on the same images: adversarial distance, linf 0.2 "
+        "against 0.1."
+    )
+    bad = results_of(
+        model_record("test_share_of_clever_below_distance", "failed", shares, norm="linf"),
+        model_record("test_candidate_beats_reference_in_adversarial_distance", "failed", better, norm="linf"),
+        model_record("test_certified_below_distance", "failed", {}, norm="linf"),
+        status=1,
+    )
+    assert "CLEVER can not be trusted here" in answer(bad, "trust")
+    assert "A number of this suite is wrong, not the model: certified below distance, linf." in answer(bad, "trust")
+    assert answer(bad, "requirement") == "robust is not better than standard in any of 1 comparisons."
+
+
+def test_where_to_look_after_a_failure():
+    results = results_of(*records_of_images(RUN, 20), *records_of_models(RUN), status=1)
+    failed = next(row for row in results.properties if row.property_name == "test_robust_accuracy")
+    nearest = sorted(results.of("robust", "linf"), key=lambda row: row.distance)
+    assert culprits(results, failed) == [row.image for row in nearest[:3]]
+    clean = model_record(values={"value": 0.5, "misclassified": [4, 7, 9, 11]}, outcome="failed")
+    results = results_of(clean, *records_of_images(RUN, 20), status=1)
+    assert culprits(results, results.properties[0]) == [4, 7, 9]
+    noise = model_record("test_noise_accuracy", "failed", {"value": 0.5, "shares": [1.0, 0.2, 0.9, 0.1]}, norm="linf")
+    results = results_of(noise, status=1)
+    assert culprits(results, results.properties[0]) == [3, 1, 2]
+    clever = model_record("test_share_of_clever_below_distance", "failed", {"value": 0.5}, norm="linf")
+    results = results_of(clever, *records_of_images(RUN, 20), status=1)
+    worst = sorted(results.of("robust", "linf"), key=lambda row: -row.ratio)
+    assert culprits(results, results.properties[0]) == [row.image for row in worst[:3]]
+
+
+def test_results_are_the_same_from_the_file(tmp_path):
+    results = results_of(*records_of_images(RUN, 5), *records_of_models(RUN), status=1)
+    write_results(tmp_path / "results.json", results)
+    content = json.loads((tmp_path / "results.json").read_text())
+    again = Results.from_json(content)
+    assert again.to_json() == content
+    assert page(again, "x") == page(results, "x")
+    assert markdown_summary(again) == markdown_summary(results)
+    newer = {**content, "new": 1, "properties": [{**row, "new": 2} for row in content["properties"]]}
+    assert Results.from_json(newer).to_json() == content
 
 
 def test_run_that_asks_nothing_of_the_model_is_no_pass(monkeypatch):
     """All that could be judged was skipped: the numbers of the suite are right, and nothing is known of the model."""
-    monkeypatch.setattr("reports.summary.untested", lambda _: [])
+    monkeypatch.setattr("reports.summary.untested", lambda *_: [])
     skipped = [
         model_record(name, "skipped") for name in ("test_clean_accuracy", "test_candidate_beats_reference_in_clever")
     ]

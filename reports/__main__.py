@@ -10,7 +10,7 @@ from pathlib import Path
 
 from reports.comparison import CHANGES, Comparison, comparison
 from reports.markdown import summary, table
-from reports.page import comparison_page, page
+from reports.page import CSS, TEMPLATES, page
 from reports.results import load_results
 
 
@@ -41,6 +41,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:
         parser.error(f"got {error.filename}, which cannot be written ({error.strerror}), expected a file in a folder")
     sys.stdout.write("".join(f"{path}\n" for path in texts))
+
+
+def comparison_page(found: Comparison) -> str:
+    """Several runs as a page."""
+    return TEMPLATES.get_template("page.html").render(
+        title="Comparison of runs",
+        css=CSS.read_text(encoding="utf-8"),
+        source="results.json of each run",
+        body=TEMPLATES.get_template("comparison.html").render(found=found, header=CHANGES),
+    )
 
 
 def comparison_summary(found: Comparison) -> str:

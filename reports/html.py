@@ -85,7 +85,9 @@ class Rows:
             return
         record = self.config.stash[RECORDS].by_test.get(report.nodeid)
         values = {**about, "why": record.message if record else ""}
-        cells[1] = f'<td class="col-testId" id="{anchor(report.nodeid, "test")}">{escape(report.nodeid)}</td>'
+        # pytest-html writes it as HTML, and a name may hold some.
+        name = report.nodeid if report.when == "call" else f"{report.nodeid}::{report.when}"
+        cells[1] = f'<td class="col-testId" id="{anchor(report.nodeid, "test")}">{escape(name)}</td>'
         for place, name in enumerate(COLUMNS, start=2):
             cells.insert(place, f'<td class="col-{name}">{escape(str(values.get(name, "")))}</td>')
         del cells[-1]

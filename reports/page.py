@@ -12,7 +12,6 @@ import jinja2
 from markupsafe import Markup
 
 from reports.answers import answer, culprits
-from reports.comparison import CHANGES, Comparison
 from reports.images import VERDICTS, ImageRow
 from reports.pictures import REASONS, Picture
 from reports.results import Results, headline
@@ -40,16 +39,6 @@ def page(results: Results, source: str) -> str:
         css=CSS.read_text(encoding="utf-8"),
         source=source,
         body=body(results, tests=True),
-    )
-
-
-def comparison_page(found: Comparison) -> str:
-    """A page about several runs."""
-    return TEMPLATES.get_template("page.html").render(
-        title="Comparison of runs",
-        css=CSS.read_text(encoding="utf-8"),
-        source="results.json of each run",
-        body=TEMPLATES.get_template("comparison.html").render(found=found, header=CHANGES),
     )
 
 

@@ -1,19 +1,22 @@
 """Images to look at: the least robust, the wrong scores, the losses, each clean, adversarial, and their difference."""
 
+from __future__ import annotations
+
 import base64
 import io
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-from safetensors import SafetensorError, safe_open
+from typing import TYPE_CHECKING
 
 from reports.images import ImageRow, known
 from robustness_tests.harness.run import Run
+
+if TYPE_CHECKING:
+    # This module is imported by every run of pytest where the suite is installed; these are needed by few.
+    import numpy as np
+    from numpy.typing import NDArray
 
 EACH = 3
 """Images for each reason and norm."""
@@ -87,6 +90,8 @@ def pictures(run: Run, rows: Sequence[ImageRow]) -> list[Picture]:
 def _read(folder: Path, place: str | None) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
     if not place:
         return None
+    from safetensors import SafetensorError, safe_open  # noqa: PLC0415
+
     name, _, row = place.rpartition("#")
     try:
         with safe_open(folder / name, "numpy") as stored:
@@ -97,6 +102,8 @@ def _read(folder: Path, place: str | None) -> tuple[NDArray[np.float32], NDArray
 
 
 def _picture(reason: str, row: ImageRow, clean: NDArray[np.float32], adversarial: NDArray[np.float32]) -> Picture:
+    import numpy as np  # noqa: PLC0415
+
     change = adversarial.astype(np.float64) - clean
     scale = float(np.abs(change).max())
     difference = 0.5 + 0.5 * change / scale if scale else np.full_like(change, 0.5)
@@ -116,9 +123,13 @@ def png(pixels: NDArray[np.floating]) -> str:
     """An image, shape (C, H, W), values in [0, 1], as PNG in base64; of many channels the mean is shown.
 
     Example:
+        >>> import numpy as np
         >>> png(np.zeros((1, 2, 2)))[:8]
         'iVBORw0K'
     """
+    import numpy as np  # noqa: PLC0415
+    from PIL import Image  # noqa: PLC0415
+
     shown = pixels if len(pixels) in (1, 3) else pixels.mean(axis=0, keepdims=True)
     values = np.rint(shown * 255).clip(0, 255).astype(np.uint8)
     image = Image.fromarray(values[0] if len(values) == 1 else values.transpose(1, 2, 0))

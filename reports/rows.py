@@ -33,6 +33,11 @@ def claims() -> dict[str, str]:
     return {node.name: (ast.get_docstring(node) or "").partition("\n")[0] for node in tests}
 
 
+def properties_of(with_baseline: bool) -> frozenset[str]:  # noqa: FBT001  # as the run says it
+    """The names of all test functions that a run of the whole gate has, with a last release or without."""
+    return frozenset(name for name in claims() if with_baseline or not name.endswith("_since_baseline"))
+
+
 def in_words(property_name: str) -> str:
     """The name of a test function as a reader sees it.
 

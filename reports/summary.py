@@ -9,7 +9,7 @@ from reports.images import image_rows
 from reports.pictures import pictures
 from reports.provenance import commit, described, last_release, versions
 from reports.results import Results
-from reports.rows import REQUIREMENTS, Row, claims, in_words
+from reports.rows import REQUIREMENTS, Row, in_words, properties_of
 from robustness_tests.harness.baseline import SCHEMA, Baseline
 from robustness_tests.harness.records import BAD, Record, Records
 from robustness_tests.harness.run import Run
@@ -79,14 +79,11 @@ def _number_first(text: str) -> tuple[float, str]:
         return math.inf, text
 
 
-def properties_of_the_gate(run: Run) -> frozenset[str]:
-    """The names of all test functions that a run of the whole gate has."""
-    return frozenset(name for name in claims() if run.baseline is not None or not name.endswith("_since_baseline"))
-
-
 def untested(run: Run, records: Records) -> list[str]:
     """Properties of the gate that no test of this run was about."""
-    return sorted(properties_of_the_gate(run) - {record.property_name for record in records.by_test.values()})
+    return sorted(
+        properties_of(run.baseline is not None) - {record.property_name for record in records.by_test.values()}
+    )
 
 
 def _notes(run: Run, records: Records, rows: Sequence[Row]) -> list[str]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from metrics.statistics import compare, mean_difference, mean_share
+from metrics.statistics import compare, mean_share
 
 
 def test_noise_accuracy(candidate, reference, noise_accuracy, images, norm, epsilon, run, thresholds, measured):
@@ -50,8 +50,7 @@ def test_candidate_beats_reference_in_noise_accuracy(
     means = [sum(shares) / len(shares) for shares in (ours, theirs)]
     result = compare(ours, theirs, thresholds.confidence)
     measured(value=means[0], reference_value=means[1], images=result.pairs, p_value=result.p_value)
-    change = mean_difference(ours, theirs, thresholds.confidence)
-    measured(difference=change.value, low=change.low, high=change.high)
+    measured(difference=result.difference.value, low=result.difference.low, high=result.difference.high)
     measured(threshold=thresholds.largest_p_value, epsilons=list(epsilons), unit="share")
     if ours == theirs and min(ours) == 1:
         pytest.skip(f"nothing to tell: both are always right; state larger epsilons, in [noise_accuracy.{run.dataset}]")

@@ -1,0 +1,247 @@
+"""The last release: what fell is found, on the same images, and what cannot be compared is refused."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meta_tests.runs import RUN, model_record, records_of_images, results_of, run_of
+from metrics import statistics
+from reports.results_json import write_results
+from robustness_tests.harness.baseline import check_baseline, load_baseline
+from robustness_tests.harness.thresholds import load_thresholds
+from robustness_tests.test_baseline import assert_median_has_not_fallen, assert_share_has_not_fallen
+
+
+@pytest.fixture
+def last(tmp_path):
+    """A baseline of five images that were never measured."""
+
+    def write(run=RUN, *more):
+        write_results(tmp_path / "results.json", results_of(*records_of_images(run, 5), *more, run=run))
+        return load_baseline(tmp_path / "results.json", "last.json")
+
+    return write
+
+
+def comparable(baseline, **changes):
+    same = {
+        "dataset": "digits",
+        "effort": "default",
+        "seed": 0,
+        "norms": ("linf", "l2"),
+        "image_digests": (),
+        "clever_radius": RUN.clever_radius,
+    }
+    check_baseline(baseline, **{**same, **changes})
+
+
+def test_baseline_knows_its_candidate_only(last):
+    noise = model_record("test_noise_accuracy", values={"value": 0.5, "shares": [1.0, 0.0]}, norm="l2", epsilon="1.60")
+    baseline = last(RUN, noise)
+    found = {row.image: row for row in results_of(*records_of_images(RUN, 5)).of("robust", "linf")}
+    assert len(baseline.images) == 10
+    for image, row in found.items():
+        assert baseline.distance("linf", image) == row.distance
+        assert baseline.clever("linf", image) == row.clever
+        assert baseline.certified("linf", image) == row.certified
+    assert baseline.distance("l1", 0) is None
+    assert baseline.value("test_noise_accuracy", "l2", "1.6") == 0.5, "epsilons are numbers"
+    assert baseline.value("test_noise_accuracy", "l2", "2.8") is None
+
+
+def test_censored_and_saturated_are_infinite(last):
+    baseline = replace(
+        last(),
+        images={("l2", 0): {"status": "censored", "distance": None, "clever": 1.0, "clever_status": "saturated"}},
+    )
+    assert (baseline.distance("l2", 0), baseline.clever("l2", 0)) == (np.inf, np.inf)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dataset": "cifar10"}, "measured on 'digits', expected one of 'digits'|measured on 'digits'"),
+        ({"effort": "quick"}, "measured with effort default, expected quick, as in this run"),
+        ({"seed": 1}, "measured with seed 0, expected 1"),
+        ({"norms": ("l1",)}, "which has no image in l1, expected one of the norms of this run"),
+        (
+            {"clever_radius": {"linf": 0.5, "l2": 1.25}},
+            "radius is 0.25 in linf, expected 0.5: run with --clever-radius linf=0.25",
+        ),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(last, changes, message):
+    baseline = last()
+    comparable(baseline)
+    with pytest.raises(ValueError, match=message):
+        comparable(baseline, **changes)
+
+
+def test_other_images_of_the_same_numbers_are_refused(last):
+    baseline = last(replace(RUN, image_digests=("a", "b", "c")))
+    comparable(baseline, image_digests=("a", "b", "c", "d"))
+    comparable(baseline, image_digests=("a",))
+    with pytest.raises(ValueError, match="whose image 00001 is not that of 'digits' today"):
+        comparable(baseline, image_digests=("a", "x", "c"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read"),
+        ("no json", "is not JSON"),
+        ("[1]", "JSON without a schema"),
+        ('{"a": 1}', "JSON without a schema"),
+        ('{"schema": 1}', "of schema 1, expected 2: run the model of that release once more"),
+        ('{"schema": 2, "verdict": "pass"}', "without finished, run, properties, images, records"),
+        ("\xff\xfe", "is not JSON"),
+    ],
+)
+def test_what_is_no_results_file_is_refused(tmp_path, content, message):
+    path = tmp_path / "results.json"
+    if content is not None:
+        path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(ValueError, match=message):
+        load_baseline(path, "last.json")
+
+
+def judged(check, pairs, **thresholds):
+    """What a check has measured, and its complaint."""
+    found = {}
+    baseline = type("Baseline", (), {"model": "old"})
+    try:
+        check(pairs, "it", baseline, replace(load_thresholds(None), **thresholds), lambda **some: found.update(some))
+    except AssertionError as error:
+        return found, str(error)
+    return found, ""
+
+
+def test_median_may_fall_by_its_tolerance_and_no_further():
+    then = np.linspace(1, 2, 21)
+    for factor, holds in ((1.0, True), (0.951, True), (0.949, False), (2.0, True)):
+        found, complaint = judged(assert_median_has_not_fallen, list(zip(factor * then, then, strict=True)))
+        assert (complaint == "") is holds
+        assert found["value"] == pytest.approx(1.5 * factor)
+        assert (found["baseline_value"], found["threshold"]) == (1.5, pytest.approx(1.425))
+        assert found["difference"] == pytest.approx(1.5 * (factor - 1))
+        assert found["low"] <= found["difference"] <= found["high"]
+    assert (
+        "median it 1.4235, in the last release (old) 1.5000 on the same 21 images: lower by 5.1%"
+        in judged(assert_median_has_not_fallen, list(zip(0.949 * then, then, strict=True)))[1]
+    )
+
+
+def test_infinite_distances_count_as_large():
+    infinite = float("inf")
+    assert judged(assert_median_has_not_fallen, [(infinite, infinite)] * 5)[1] == ""
+    assert "lower by 100.0%" in judged(assert_median_has_not_fallen, [(1.0, infinite)] * 5)[1]
+    assert judged(assert_median_has_not_fallen, [(infinite, 1.0)] * 5)[1] == ""
+
+
+def test_share_may_fall_by_its_tolerance_and_no_further():
+    for lost, holds in ((0, True), (2, True), (3, False)):
+        pairs = [(False, True)] * lost + [(True, True)] * (100 - lost)
+        found, complaint = judged(assert_share_has_not_fallen, pairs)
+        assert (complaint == "") is holds
+        assert (found["value"], found["baseline_value"]) == (1 - lost / 100, 1.0)
+        assert found["low"] < found["difference"] == pytest.approx(-lost / 100)
+        assert found["difference"] < found["high"]
+    # A gain on another image makes up for a loss.
+    pairs = [(False, True)] * 3 + [(True, False)] * 3 + [(True, True)] * 94
+    assert judged(assert_share_has_not_fallen, pairs)[1] == ""
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=30))
+def test_interval_of_a_mean_difference_holds_it_and_turns_with_its_sign(pairs):
+    ours, theirs = zip(*pairs, strict=True)
+    found, turned = statistics.mean_difference(ours, theirs), statistics.mean_difference(theirs, ours)
+    assert found.value == pytest.approx(np.mean(ours) - np.mean(theirs), abs=1e-12)
+    assert -1 <= found.low <= found.value <= found.high <= 1
+    assert (turned.low, turned.high) == (pytest.approx(-found.high), pytest.approx(-found.low))
+
+
+def test_interval_of_a_mean_difference_covers():
+    """Simulated: images that keep, lose or gain their label; 95 % or more of the intervals hold the true difference."""
+    random = np.random.default_rng(0)
+    for gain, loss in ((0.0, 0.02), (0.1, 0.1), (0.05, 0.3)):
+        hits = 0
+        for _ in range(300):
+            kinds = random.choice(3, size=60, p=[gain, loss, 1 - gain - loss])
+            now, then = np.where(kinds == 0, 1.0, 0.0), np.where(kinds == 1, 1.0, 0.0)
+            found = statistics.mean_difference(now, then)
+            hits += found.low <= gain - loss <= found.high
+        assert hits >= 285
+
+
+@pytest.mark.parametrize("pairs", [([], []), ([1.0], [1.0, 0.0]), ([1.5], [0.0]), ([0.0], [-0.1]), ([np.nan], [0.0])])
+def test_mean_difference_refuses_what_is_no_share(pairs):
+    with pytest.raises(ValueError, match="expected"):
+        statistics.mean_difference(*pairs)
+
+
+@pytest.mark.parametrize("workers", ["-n0", "-n2"])
+def test_a_worse_model_fails_and_the_same_one_passes(gate, workers, monkeypatch):
+    """`standard` as the successor of `robust`: tests, column, figure, notes, Markdown, JUnit."""
+    step = gate.folder / "step.md"
+    step.write_text("before\n")
+    few = (workers, "--quick", "--images", "8", "--norms", "linf", "-k", "distance or accuracy or clever_since")
+    gate(*few, "--against", "robust")
+    last = gate.results()
+    assert last["baseline"] is None
+    assert not any("since_baseline" in record["test"] for record in last["records"])
+    (gate.folder / "last.json").write_text(json.dumps(last))
+
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(step))
+    options = ("--baseline=last.json", "--summary=new.md", "--junitxml=junit.xml")
+    result = gate(*few, "--model", "standard", "--against", "standard", *options)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    content = gate.results()
+    rows = {row["property_name"]: row for row in content["properties"] if row["norm"] == "linf" or not row["norm"]}
+    fell = rows["test_adversarial_distance_since_baseline"]
+    assert fell["outcome"] == "failed"
+    assert fell["value"] < 0.95 * fell["baseline_value"]
+    assert fell["low"] <= fell["difference"] <= fell["high"]
+    assert "in the last release (robust)" in fell["message"]
+    assert rows["test_clever_since_baseline"]["outcome"] == "failed"
+    assert rows["test_clean_accuracy_since_baseline"]["outcome"] == "passed"
+    assert rows["test_noise_accuracy_since_baseline"]["images"] == 8
+    for name in ("test_clean_accuracy", "test_robust_accuracy"):
+        old = {row["epsilon"]: row["value"] for row in last["properties"] if row["property_name"] == name}
+        new = {row["epsilon"]: row["baseline_value"] for row in content["properties"] if row["property_name"] == name}
+        assert new == old
+    assert content["baseline"]["model"] == "robust"
+    page = (gate.results_folder / "report.html").read_text()
+    assert "Change since the last release" in page
+    assert "numbers have fallen by more than their tolerance since robust of" in page
+    markdown = (gate.folder / "new.md").read_text()
+    assert markdown.startswith("## FAIL (quick): standard on digits, 8 images")
+    assert step.read_text() == "before\n" + markdown
+    assert 'name="robustness.baseline" value="last.json"' in (gate.folder / "junit.xml").read_text()
+
+    gate(*few, "--against", "robust", "--baseline=last.json")
+    unchanged = [row for row in gate.results()["properties"] if row["property_name"].endswith("_since_baseline")]
+    assert {row["outcome"] for row in unchanged} == {"passed"}
+    assert all(row["value"] == row["baseline_value"] for row in unchanged)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--baseline=none.json"], "--baseline: got 'none.json', which cannot be read (No such file or directory)"),
+        (
+            ["--baseline=last.json", "--quick"],
+            "got 'last.json', measured with effort default, expected quick",
+        ),
+        (["--summary=no/summary.md"], "--summary: got 'no/summary.md', expected a file in a folder that is there"),
+    ],
+)
+def test_bad_baseline_is_a_usage_error(gate, options, message):
+    write_results(gate.folder / "last.json", results_of(*records_of_images(run_of(), 3)))
+    result = gate(*options)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert message in result.stderr.str()
+    assert not gate.results_folder.exists()
