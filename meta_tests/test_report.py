@@ -263,7 +263,7 @@ def test_answers_say_what_the_numbers_say():
         model_record("test_certified_below_distance", "failed", {}, norm="linf"),
         status=1,
     )
-    assert "CLEVER can not be trusted here" in answer(bad, "trust")
+    assert "CLEVER cannot be trusted here" in answer(bad, "trust")
     assert "A number of this suite is wrong, not the model: certified below distance, linf." in answer(bad, "trust")
     assert answer(bad, "requirement") == "robust is not better than standard in any of 1 comparisons."
 

@@ -79,8 +79,12 @@ def _clever(results: Results, rows: Sequence[Row]) -> str:
             kind = "tight" if row.median_ratio >= TIGHT else "loose" if row.median_ratio >= LOOSE else "says little"
             text += f", and the median score is {row.median_ratio:.2f} of it ({kind})"
         parts.append(text)
-    trusted = all(row.outcome == "passed" for row in shares)
-    verdict = "CLEVER can be read as a lower bound here" if trusted else "CLEVER can not be trusted here"
+    if any(row.outcome in BAD for row in shares):
+        verdict = "CLEVER cannot be trusted here"
+    elif all(row.value == 1 for row in shares):
+        verdict = "CLEVER can be read as a lower bound here"
+    else:
+        verdict = "CLEVER is mostly a lower bound here, as often as the thresholds ask for"
     return f"{verdict}: {'; '.join(parts)}."
 
 

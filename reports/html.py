@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from reports.page import CSS, MOST_ROWS, anchor, body
+from reports.links import anchor
+from reports.page import CSS, MOST_ROWS, body
 from reports.results_json import RESULTS
 from robustness_tests.harness.records import ABOUT, BAD, RECORDS, Records
 from robustness_tests.harness.run import IN_USE, RUN, is_worker

@@ -11,7 +11,7 @@ import pytest
 from reports.answers import answer, culprits
 from reports.results import Results, headline
 from reports.results_json import RESULTS
-from reports.rows import GROUPS, HEADER, Row, cells
+from reports.rows import GROUPS, HEADER, Row, cells, used_columns
 from robustness_tests.harness.run import RUN
 
 SHOWN = ("property", "model", "measured", "interval", "needed", "reference", "last release", "verdict")
@@ -22,13 +22,14 @@ def summary(results: Results) -> str:
     parts = [f"## {literal(headline(results))}", *(f"**{literal(note)}**" for note in results.notes)]
     if results.violated:
         parts.append("\n".join(_failure(results, row) for row in results.violated))
+    columns = [name for name in SHOWN if name in used_columns(results.properties)]
     for group, title in GROUPS.items():
         rows = [row for row in results.properties if row.group == group and row.value is not None]
         said = answer(results, group)
         if rows or said:
             parts += [f"### {title}", *([literal(said)] if said else [])]
         if rows:
-            shown = table(SHOWN, [[_cell(row, name) for name in SHOWN] for row in rows])
+            shown = table(columns, [[_cell(row, name) for name in columns] for row in rows])
             # What shows that the numbers are right is long, and read when something is wrong.
             parts.append(
                 f"<details><summary>{len(rows)} rows</summary>\n\n{shown}\n\n</details>" if group == "trust" else shown

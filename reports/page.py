@@ -1,21 +1,20 @@
 """Results as HTML: the body that is put into pytest-html's report, or into a page of its own."""
 
-import hashlib
 import itertools
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 import jinja2
 from markupsafe import Markup
 
 from reports.answers import answer, culprits
-from reports.images import VERDICTS, ImageRow
-from reports.pictures import REASONS, Picture
+from reports.image_table import image_table
+from reports.links import anchor, image_link
+from reports.looks import looks
 from reports.results import Results, headline
-from reports.rows import GROUPS, HEADER, Row, cells, claims, in_words
+from reports.rows import GROUPS, HEADER, Row, cells, claims, in_words, used_columns
 from robustness_tests.harness.records import BAD, Record
 
 PLACE = Path(__file__).parent
@@ -52,13 +51,14 @@ def body(results: Results, *, tests: bool, tests_note: str = "") -> str:
     from reports.figures import figures  # noqa: PLC0415  # matplotlib and torch take long to import
 
     drawn = figures(results)
+    columns = used_columns(results.properties)
     parts = [
         {
             "id": f"part-{group}",
             "title": words,
             "answer": answer(results, group),
-            "rows": _grouped([row for row in rows if not _silent(row)]),
-            "skipped": _grouped([row for row in rows if _silent(row)]),
+            "rows": _grouped([row for row in rows if not _silent(row)], columns),
+            "skipped": _grouped([row for row in rows if _silent(row)], columns),
             "skipped_count": sum(map(_silent, rows)),
             "figures": [figure for figure in drawn if figure.part == group],
         }
@@ -72,9 +72,9 @@ def body(results: Results, *, tests: bool, tests_note: str = "") -> str:
         failures=[_failure(results, row) for row in results.violated[:MOST_FAILURES]],
         more_failures=len(results.violated[MOST_FAILURES:]),
         facts=list(facts(results).items()),
-        header=[name for name in HEADER if name != "property"],
+        header=[name for name in columns if name != "property"],
         parts=parts,
-        pictures=_looks(results),
+        pictures=looks(results),
         images=image_table(results),
         tests=[_test(record) for record in _worth_a_row(results)] if tests else None,
         tests_note=tests_note,
@@ -128,30 +128,20 @@ def _named(sources: Any, name: str) -> str:
     return name if sources[name] == name else f"{name} ({sources[name]})"
 
 
-def anchor(text: str, kind: str) -> str:
-    """An id for a place in the page; names of models and tests may have anything in them."""
-    return f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
-
-
 def _anchor_of(row: Row) -> str:
     return anchor(f"{row.property_name} {row.norm} {row.epsilon} {row.model}", "property")
 
 
-def image_link(**wanted: str | int | None) -> str:
-    """The address of the table of images, showing some of them."""
-    return f"#images?{urlencode({name: value for name, value in wanted.items() if value is not None})}"
-
-
-def _grouped(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def _grouped(rows: Sequence[Row], columns: Sequence[str]) -> list[dict[str, Any]]:
     """Rows of one property under one heading; those that went wrong come first and have their own."""
     groups = itertools.groupby(rows, key=lambda row: (row.outcome in BAD, row.property_name))
     return [
-        {"title": in_words(name), "claim": claims().get(name, ""), "rows": [_property(row) for row in some]}
+        {"title": in_words(name), "claim": claims().get(name, ""), "rows": [_property(row, columns) for row in some]}
         for (_, name), some in groups
     ]
 
 
-def _property(row: Row) -> dict[str, Any]:
+def _property(row: Row, columns: Sequence[str]) -> dict[str, Any]:
     texts = dict(zip(HEADER, cells(row), strict=True))
     links = [{"href": f"#{anchor(test, 'test')}", "title": test, "text": "test"} for test in row.tests]
     if row.norm and (not row.tests or row.outcome in BAD):
@@ -161,7 +151,7 @@ def _property(row: Row) -> dict[str, Any]:
     return {
         "anchor": _anchor_of(row),
         "where": row.where or "all",
-        "cells": [(name, texts[name]) for name in HEADER if name not in ("property", "verdict")],
+        "cells": [(name, texts[name]) for name in columns if name not in ("property", "verdict")],
         "outcome": row.outcome,
         "message": row.message,
         "links": links,
@@ -177,128 +167,6 @@ def _failure(results: Results, row: Row) -> dict[str, Any]:
         "images_word": "image" if len(images) == 1 else "images",
         "images": [{"text": f"{image:05d}", "href": image_link(norm=row.norm, image=image)} for image in images],
     }
-
-
-COLUMNS = (
-    "image",
-    "model",
-    "norm",
-    "label",
-    "predicted",
-    "attacked into",
-    "certified",
-    "CLEVER",
-    "adversarial distance",
-    "CLEVER / distance",
-    "distance - reference",
-    "verdict",
-    "why",
-)
-
-
-def image_table(results: Results) -> dict[str, Any]:
-    """The table of images, for report.js."""
-    names = results.run.get("class_names") or []
-    theirs = {(row.norm, row.image): row.distance for row in results.images if row.model == results.against}
-
-    def line(row: ImageRow) -> list[Any]:
-        other = theirs.get((row.norm, row.image)) if row.model == results.model else None
-        change = row.distance - other if row.distance is not None and other is not None else None
-        return [
-            row.image,
-            row.model,
-            row.norm,
-            class_name(names, row.label),
-            class_name(names, row.clean_class),
-            class_name(names, row.adversarial_class),
-            _rounded(row.certified),
-            _rounded(row.clever),
-            _rounded(row.distance),
-            _rounded(row.ratio),
-            _rounded(change),
-            row.verdict,
-            row.message,
-        ]
-
-    return {
-        "columns": list(COLUMNS),
-        "rows": [line(row) for row in results.images],
-        "filters": {"model": 1, "norm": 2, "verdict": COLUMNS.index("verdict"), "image": 0},
-        "models": results.models,
-        "norms": results.norms,
-        "verdicts": [verdict for verdict in VERDICTS if any(row.verdict == verdict for row in results.images)],
-    }
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.5g}")
-
-
-def class_name(names: Sequence[str], number: int | None) -> str | int | None:
-    """The name of a class, or its number where the dataset has no names."""
-    return names[number] if number is not None and number < len(names) else number
-
-
-def _looks(results: Results) -> list[dict[str, Any]]:
-    groups = []
-    for reason, caption in REASONS.items():
-        found = [picture for picture in results.pictures if picture.reason == reason]
-        if found:
-            cards = [_card(results, picture) for picture in found]
-            groups.append({"title": reason.capitalize(), "caption": caption, "cards": cards})
-    return groups
-
-
-def _card(results: Results, picture: Picture) -> dict[str, Any]:
-    rows = {row.key: row for row in results.images}
-    mine = rows[picture.model, picture.norm, picture.image]
-    names = results.run.get("class_names") or []
-
-    def seen(number: int | None, confidence: float | None) -> str:
-        sure = "" if confidence is None else f", confidence {confidence:.1%}"
-        return f"{class_name(names, number)}{sure}"
-
-    clean, attacked = (
-        seen(mine.clean_class, mine.clean_confidence),
-        seen(mine.adversarial_class, mine.adversarial_confidence),
-    )
-    lines = [f"label {class_name(names, mine.label)}; scale of the difference {picture.scale:.3g}"]
-    for model in results.models:
-        lines += [
-            f"{model}, {norm}: {_bounds(row)}"
-            for norm in results.norms
-            if (row := rows.get((model, norm, picture.image)))
-        ]
-    return {
-        "title": f"Image {picture.image:05d}, {picture.model}, {picture.norm} {_text(mine.distance)}",
-        "href": image_link(image=picture.image),
-        "shots": [
-            {"png": picture.clean, "text": f"clean: {clean}", "alt": f"clean image {picture.image:05d}, class {clean}"},
-            {
-                "png": picture.adversarial,
-                "text": f"adversarial: {attacked}",
-                "alt": f"adversarial image {picture.image:05d}, class {attacked}",
-            },
-            {
-                "png": picture.difference,
-                "text": f"difference, \N{PLUS-MINUS SIGN}{picture.scale:.3g}",
-                "alt": f"difference of both, at most {picture.scale:.3g}",
-            },
-        ],
-        "lines": lines,
-    }
-
-
-def _bounds(row: ImageRow) -> str:
-    if row.status == "misclassified":
-        return f"misclassified as {row.clean_class}, distance 0"
-    numbers = {"certified": row.certified, "CLEVER": row.clever, "adversarial": row.distance}
-    found = [f"{name} {_text(value)}" for name, value in numbers.items() if value is not None]
-    return ", ".join(found) or "nothing found"
-
-
-def _text(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
 
 
 MOST_ROWS = 300

@@ -2,6 +2,7 @@
 
 import ast
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -151,6 +152,12 @@ def cells(row: Row) -> tuple[str, ...]:
         "" if row.images is None else str(row.images),
         row.outcome,
     )
+
+
+def used_columns(rows: Iterable[Row]) -> list[str]:
+    """The columns of `HEADER` that any of the rows fills."""
+    texts = [cells(row) for row in rows]
+    return [name for column, name in enumerate(HEADER) if any(line[column] for line in texts)]
 
 
 def _interval(row: Row) -> str:

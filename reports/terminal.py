@@ -6,14 +6,14 @@ import pytest
 
 from reports.results import Results, headline
 from reports.results_json import RESULTS
-from reports.rows import HEADER, cells
+from reports.rows import HEADER, cells, used_columns
 from robustness_tests.harness.run import RUN
 
 
 def table(results: Results) -> list[str]:
     """The rows as lines of text, in columns; those that are empty in every row are left out."""
     lines = [HEADER, *(cells(row) for row in results.properties)]
-    used = [column for column in range(len(HEADER)) if any(line[column] for line in lines[1:])]
+    used = [HEADER.index(name) for name in used_columns(results.properties)]
     widths = [max(len(line[column]) for line in lines) for column in used]
     return [_line([line[column] for column in used], widths) for line in lines]
 

@@ -39,6 +39,9 @@ SIZE = (4.6, 3.7)
 MANY = 500
 """Points of a panel above which they are drawn as one picture: a browser takes long for thousands of elements."""
 
+LONG = 26
+"""Characters of a label of a legend that has a place beside it for another one."""
+
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "robustness",
@@ -80,8 +83,9 @@ def panel(title: str, draw: Callable[[Axes], str]) -> Panel:
         axes = figure.subplots()
         text = draw(axes)
         axes.set_title(title)
-        if axes.get_legend_handles_labels()[0]:
-            figure.legend(loc="outside lower center", ncols=2)
+        labels = axes.get_legend_handles_labels()[1]
+        if labels:
+            figure.legend(loc="outside lower center", ncols=2 if max(map(len, labels)) <= LONG else 1)
         file = io.StringIO()
         # Nothing in it changes from run to run.
         figure.savefig(file, format="svg", metadata={"Date": None}, transparent=True, dpi=150)

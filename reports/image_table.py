@@ -1,0 +1,66 @@
+"""The table of images, as data for report.js."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from reports.images import VERDICTS, ImageRow
+from reports.results import Results
+
+COLUMNS = (
+    "image",
+    "model",
+    "norm",
+    "label",
+    "predicted",
+    "attacked into",
+    "certified",
+    "CLEVER",
+    "adversarial distance",
+    "CLEVER / distance",
+    "distance - reference",
+    "verdict",
+    "why",
+)
+
+
+def image_table(results: Results) -> dict[str, Any]:
+    """The table of images, for report.js."""
+    names = results.run.get("class_names") or []
+    theirs = {(row.norm, row.image): row.distance for row in results.images if row.model == results.against}
+
+    def line(row: ImageRow) -> list[Any]:
+        other = theirs.get((row.norm, row.image)) if row.model == results.model else None
+        change = row.distance - other if row.distance is not None and other is not None else None
+        return [
+            row.image,
+            row.model,
+            row.norm,
+            class_name(names, row.label),
+            class_name(names, row.clean_class),
+            class_name(names, row.adversarial_class),
+            _rounded(row.certified),
+            _rounded(row.clever),
+            _rounded(row.distance),
+            _rounded(row.ratio),
+            _rounded(change),
+            row.verdict,
+            row.message,
+        ]
+
+    return {
+        "columns": list(COLUMNS),
+        "rows": [line(row) for row in results.images],
+        "filters": {"model": 1, "norm": 2, "verdict": COLUMNS.index("verdict"), "image": 0},
+        "models": results.models,
+        "norms": results.norms,
+        "verdicts": [verdict for verdict in VERDICTS if any(row.verdict == verdict for row in results.images)],
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.5g}")
+
+
+def class_name(names: Sequence[str], number: int | None) -> str | int | None:
+    """The name of a class, or its number where the dataset has no names."""
+    return names[number] if number is not None and number < len(names) else number
