@@ -250,7 +250,7 @@ def test_answers_say_what_the_numbers_say():
     beats = model_record("test_candidate_beats_reference_in_adversarial_distance", values=better, norm="linf")
     results = results_of(share, beats)
     assert answer(results, "trust") == (
-        "CLEVER can be read as a lower bound here: in linf 4 of 100 scores of robust are above the adversarial "
+        "CLEVER is mostly a lower bound here, as often as the thresholds ask for: in linf 4 of 100 scores of robust are above the adversarial "
         "distance, and the median score is 0.88 of it (tight)."
     )
     assert answer(results, "requirement") == (

@@ -46,13 +46,16 @@ class CleverFit:
 
 
 def clever_fit(score: ScoreOfImage, distance: float) -> dict[str, object]:
-    """The fit of an estimated score as plain values; the intervals are those of the samples alone."""
+    """The fit of an estimated score as plain values; the last look is the score itself.
+
+    Before it, scores are of the samples alone, of which the gradient at the image is none.
+    """
     maxima = score.maxima[: score.blocks]
-    looks = sorted({look for look in LOOKS if look <= score.blocks} | {score.blocks})
+    looks = [look for look in LOOKS if look < score.blocks]
     fits = [end_point(maxima[None, :look]) for look in looks]
 
-    def scores(name: str) -> list[float]:
-        return [min(score.radius, score.margin / float(getattr(fit, name))) for fit in fits]
+    def scores(name: str, last: float) -> list[float]:
+        return [*(min(score.radius, score.margin / float(getattr(fit, name))) for fit in fits), last]
 
     fit = CleverFit(
         image=score.image,
@@ -64,10 +67,10 @@ def clever_fit(score: ScoreOfImage, distance: float) -> dict[str, object]:
         p_value=score.p_value,
         radius=score.radius,
         distance=distance,
-        looks=looks,
-        scores=scores("estimate"),
-        lower=scores("upper"),
-        upper=scores("lower"),
+        looks=[*looks, score.blocks],
+        scores=scores("estimate", score.score),
+        lower=scores("upper", score.lower),
+        upper=scores("lower", score.upper),
     )
     values: dict[str, object] = plain(asdict(fit))
     return values
