@@ -159,7 +159,7 @@ def test_every_figure_of_a_whole_run(drawn):
         "Candidate minus reference",
         "CLEVER against adversarial distance",
         "Proved and attacked",
-        "Is the attack converged?",
+        "Has the attack converged?",
         "One CLEVER score in detail",
     ]
     for text, svg in found.values():
@@ -244,17 +244,17 @@ def test_verdict_of_an_image_is_the_worst_of_its_tests(outcomes, status, verdict
 
 
 def test_answers_say_what_the_numbers_say():
-    shares = {"value": 0.96, "images": 100, "median_ratio": 0.88}
+    shares = {"value": 0.96, "images": 100, "median_ratio": 0.88, "threshold": 0.95}
     share = model_record("test_share_of_clever_below_distance", values=shares, norm="linf")
     better = {"value": 0.2, "reference_value": 0.1, "p_value": 1e-9, "threshold": 0.05, "images": 100}
     beats = model_record("test_candidate_beats_reference_in_adversarial_distance", values=better, norm="linf")
     results = results_of(share, beats)
     assert answer(results, "trust") == (
-        "CLEVER is mostly a lower bound here, as often as the thresholds ask for: in linf 4 of 100 scores of robust are above the adversarial "
-        "distance, and the median score is 0.88 of it (tight)."
+        "CLEVER is a lower bound for most images here, and wrong for some (needed: for 95%): in linf 4 of 100 scores "
+        "of robust are above the adversarial distance, and the median score is 0.88 of it (tight)."
     )
     assert answer(results, "requirement") == (
-        "robust is better than standard in all 1 comparisons on the same images: adversarial distance, linf 0.2 "
+        "robust is better than standard in 1 of 1 comparisons on the same images: adversarial distance, linf 0.2 "
         "against 0.1."
     )
     bad = results_of(

@@ -28,14 +28,13 @@ def _better(results: Results, rows: Sequence[Row]) -> str:
     if not compared or results.against is None:
         return ""
     better = [row for row in compared if row.outcome == "passed"]
-    words = "all" if len(better) == len(compared) else f"{len(better)} of"
+    words = f"{len(better)} of {len(compared)} comparisons"
     if not better:
         return f"{results.model} is not better than {results.against} in any of {len(compared)} comparisons."
     measured = "; ".join(
         f"{_what(row)} {_number(row, row.value)} against {_number(row, row.reference_value)}" for row in better
     )
-    which = f"{words} {len(compared)} comparisons on the same images"
-    return f"{results.model} is better than {results.against} in {which}: {measured}."
+    return f"{results.model} is better than {results.against} in {words} on the same images: {measured}."
 
 
 def _what(row: Row) -> str:
@@ -84,7 +83,8 @@ def _clever(results: Results, rows: Sequence[Row]) -> str:
     elif all(row.value == 1 for row in shares):
         verdict = "CLEVER can be read as a lower bound here"
     else:
-        verdict = "CLEVER is mostly a lower bound here, as often as the thresholds ask for"
+        needed = ", ".join(sorted({f"{row.threshold:.0%}" for row in shares if row.threshold is not None}))
+        verdict = f"CLEVER is a lower bound for most images here, and wrong for some (needed: for {needed})"
     return f"{verdict}: {'; '.join(parts)}."
 
 

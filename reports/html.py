@@ -119,6 +119,6 @@ def _shown_as(report: Any) -> str | None:
 def _note(records: Records) -> str:
     count = len(records.by_test)
     return (
-        f"All {count:,} tests are counted below. There are rows of those about models and of those that went wrong, "
-        "with their tracebacks; what else was found of images is in the table of images, and each test in results.json."
+        f"All {count:,} tests are counted below, skipped ones and expected failures too. Tests about models have rows, "
+        "and whatever went wrong, with its traceback. The other tests about images have none: see the table of images."
     )

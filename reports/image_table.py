@@ -23,6 +23,9 @@ COLUMNS = (
 )
 
 
+FILTERS = ("model", "norm", "verdict", "image")
+
+
 def image_table(results: Results) -> dict[str, Any]:
     """The table of images, for report.js."""
     names = results.run.get("class_names") or []
@@ -30,7 +33,8 @@ def image_table(results: Results) -> dict[str, Any]:
 
     def line(row: ImageRow) -> list[Any]:
         other = theirs.get((row.norm, row.image)) if row.model == results.model else None
-        change = row.distance - other if row.distance is not None and other is not None else None
+        # Only where both classify it correctly, as in comparisons.
+        change = row.distance - other if row.distance and other else None
         return [
             row.image,
             row.model,
@@ -47,10 +51,17 @@ def image_table(results: Results) -> dict[str, Any]:
             row.message,
         ]
 
+    lines = [line(row) for row in results.images]
+    used = [
+        number
+        for number, name in enumerate(COLUMNS)
+        if name in FILTERS or any(one[number] not in (None, "") for one in lines)
+    ]
+    names_used = [COLUMNS[number] for number in used]
     return {
-        "columns": list(COLUMNS),
-        "rows": [line(row) for row in results.images],
-        "filters": {"model": 1, "norm": 2, "verdict": COLUMNS.index("verdict"), "image": 0},
+        "columns": names_used,
+        "rows": [[one[number] for number in used] for one in lines],
+        "filters": {name: names_used.index(name) for name in FILTERS},
         "models": results.models,
         "norms": results.norms,
         "verdicts": [verdict for verdict in VERDICTS if any(row.verdict == verdict for row in results.images)],

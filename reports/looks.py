@@ -1,61 +1,87 @@
-"""Images to look at, as they stand in the page."""
+"""Images to look at, as they stand in the page: a card for each, with its attack in every norm."""
 
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 from reports.image_table import class_name
 from reports.images import ImageRow
-from reports.links import image_link
+from reports.links import anchor, image_link
 from reports.pictures import REASONS, Picture
 from reports.results import Results
 
 
 def looks(results: Results) -> list[dict[str, Any]]:
-    """The pictures by reason, each with what both models make of the image."""
+    """The cards by reason."""
     groups = []
     for reason, caption in REASONS.items():
         found = [picture for picture in results.pictures if picture.reason == reason]
-        if found:
-            cards = [_card(results, picture) for picture in found]
+        cards = [_card(results, list(same)) for _, same in itertools.groupby(sorted(found, key=_subject), key=_subject)]
+        # In the order of the first picture of each: the worst first.
+        order = list(dict.fromkeys(map(_subject, found)))
+        cards.sort(key=lambda card: order.index(card["subject"]))
+        if cards:
             groups.append({"title": reason.capitalize(), "caption": caption, "cards": cards})
     return groups
 
 
-def _card(results: Results, picture: Picture) -> dict[str, Any]:
-    rows = {row.key: row for row in results.images}
-    mine = rows[picture.model, picture.norm, picture.image]
+def _subject(picture: Picture) -> tuple[str, int]:
+    return (picture.model, picture.image)
+
+
+def look_link(results: Results, model: str | None, image: int, norm: str | None) -> str:
+    """Where an image is shown: its first card, or its rows in the table."""
+    for picture in results.pictures:
+        if _subject(picture) == (model, image):
+            return f"#{_anchor(picture)}"
+    return image_link(norm=norm, image=image)
+
+
+def _anchor(picture: Picture) -> str:
+    return anchor(f"{picture.reason} {picture.model} {picture.image}", "look")
+
+
+def _card(results: Results, pictures: Sequence[Picture]) -> dict[str, Any]:
+    first = pictures[0]
     names = results.run.get("class_names") or []
+    rows = {row.key: row for row in results.images if row.image == first.image}
 
     def seen(number: int | None, confidence: float | None) -> str:
         sure = "" if confidence is None else f", confidence {confidence:.1%}"
         return f"{class_name(names, number)}{sure}"
 
-    clean, attacked = (
-        seen(mine.clean_class, mine.clean_confidence),
-        seen(mine.adversarial_class, mine.adversarial_confidence),
-    )
-    return {
-        "title": f"Image {picture.image:05d}, label {class_name(names, mine.label)}",
-        "subtitle": f"attacked in {picture.norm}, {picture.model}",
-        "href": image_link(image=picture.image),
-        "shots": [
+    shots = []
+    for picture in pictures:
+        row = rows[picture.model, picture.norm, picture.image]
+        clean = seen(row.clean_class, row.clean_confidence)
+        attacked = seen(row.adversarial_class, row.adversarial_confidence)
+        shots += [
             {"png": picture.clean, "text": f"clean: {clean}", "alt": f"clean image {picture.image:05d}, class {clean}"},
             {
                 "png": picture.adversarial,
-                "text": f"adversarial: {attacked}",
-                "alt": f"adversarial image {picture.image:05d}, class {attacked}",
+                "text": f"adversarial in {picture.norm}: {attacked}",
+                "alt": f"adversarial image {picture.image:05d} in {picture.norm}, class {attacked}",
             },
             {
                 "png": picture.difference,
                 "text": f"difference, \N{PLUS-MINUS SIGN}{picture.scale:.3g}",
                 "alt": f"difference of both, at most {picture.scale:.3g}",
             },
-        ],
+        ]
+    label = next(iter(rows.values())).label
+    return {
+        "subject": _subject(first),
+        "anchor": _anchor(first),
+        "title": f"Image {first.image:05d}, label {class_name(names, label)}",
+        "subtitle": f"attack on {first.model}",
+        "href": image_link(image=first.image),
+        "shots": shots,
         "columns": BOUNDS,
         "bounds": [
-            (model, norm, *_bounds(row))
+            (model, norm, *_bounds(known))
             for model in results.models
             for norm in results.norms
-            if (row := rows.get((model, norm, picture.image)))
+            if (known := rows.get((model, norm, first.image)))
         ],
     }
 
@@ -67,7 +93,11 @@ def _bounds(row: ImageRow) -> tuple[str, str, str]:
     if row.status == "misclassified":
         return ("", "", "0 (misclassified)")
     nothing = "none found" if row.status == "censored" else ""
-    return (_text(row.certified), _text(row.clever), _text(row.distance) or nothing)
+    # A score at the radius of its ball says: at least.
+    score = (
+        f"\N{GREATER-THAN OR EQUAL TO} {_text(row.clever)}" if row.clever_status == "saturated" else _text(row.clever)
+    )
+    return (_text(row.certified), score, _text(row.distance) or nothing)
 
 
 def _text(value: float | None) -> str:

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from reports.answers import answer, culprits
 from reports.image_table import image_table
 from reports.links import anchor, image_link
-from reports.looks import looks
+from reports.looks import look_link, looks
 from reports.results import Results, headline
 from reports.rows import GROUPS, HEADER, Row, cells, claims, in_words, used_columns
 from robustness_tests.harness.records import BAD, Record
@@ -55,10 +55,11 @@ def body(results: Results, *, tests: bool, tests_note: str = "") -> str:
     parts = [
         {
             "id": f"part-{group}",
+            "header": _header(columns, group),
             "title": words,
             "answer": answer(results, group),
-            "rows": _grouped([row for row in rows if not _silent(row)], columns),
-            "skipped": _grouped([row for row in rows if _silent(row)], columns),
+            "rows": _grouped([row for row in rows if not _silent(row)], _header(columns, group)),
+            "skipped": _grouped([row for row in rows if _silent(row)], _header(columns, group)),
             "skipped_count": sum(map(_silent, rows)),
             "figures": [figure for figure in drawn if figure.part == group],
         }
@@ -72,14 +73,20 @@ def body(results: Results, *, tests: bool, tests_note: str = "") -> str:
         failures=[_failure(results, row) for row in results.violated[:MOST_FAILURES]],
         more_failures=len(results.violated[MOST_FAILURES:]),
         facts=list(facts(results).items()),
-        header=[name for name in columns if name != "property"],
         parts=parts,
+        confidence=f"{results.thresholds['confidence']:.0%}",
         pictures=looks(results),
         images=image_table(results),
         tests=[_test(record) for record in _worth_a_row(results)] if tests else None,
         tests_note=tests_note,
         script=Markup(SCRIPT.read_text(encoding="utf-8")),  # noqa: S704  # ours
     )
+
+
+def _header(columns: Sequence[str], group: str) -> list[str]:
+    """Columns after the property: what the model has to do is about the candidate only."""
+    left_out = ("property", "model") if group in ("requirement", "since") else ("property",)
+    return [name for name in columns if name not in left_out]
 
 
 MOST_FAILURES = 8
@@ -133,25 +140,23 @@ def _anchor_of(row: Row) -> str:
 
 
 def _grouped(rows: Sequence[Row], columns: Sequence[str]) -> list[dict[str, Any]]:
-    """Rows of one property under one heading; those that went wrong come first and have their own."""
-    groups = itertools.groupby(rows, key=lambda row: (row.outcome in BAD, row.property_name))
+    """Rows of one property under one heading."""
     return [
         {"title": in_words(name), "claim": claims().get(name, ""), "rows": [_property(row, columns) for row in some]}
-        for (_, name), some in groups
+        for name, some in itertools.groupby(rows, key=lambda row: row.property_name)
     ]
 
 
 def _property(row: Row, columns: Sequence[str]) -> dict[str, Any]:
     texts = dict(zip(HEADER, cells(row), strict=True))
-    links = [{"href": f"#{anchor(test, 'test')}", "title": test, "text": "test"} for test in row.tests]
-    if row.norm and (not row.tests or row.outcome in BAD):
-        href = image_link(model=row.model, norm=row.norm, verdict="failed" if row.tests else None)
-        images = {"href": href, "title": "rows of these images", "text": "images"}
-        links = [images, *links[:3]] if not row.tests or len(row.tests) > 1 else [*links, images]
+    links = [{"href": f"#{anchor(test, 'test')}", "title": test, "text": "test"} for test in row.tests[:3]]
+    if row.norm:
+        href = image_link(model=row.model, norm=row.norm, sort="adversarial distance")
+        links.append({"href": href, "title": "rows of these images", "text": "images"})
     return {
         "anchor": _anchor_of(row),
         "where": row.where or "all",
-        "cells": [(name, texts[name]) for name in columns if name not in ("property", "verdict")],
+        "cells": [(name, texts[name]) for name in columns if name != "verdict"],
         "outcome": row.outcome,
         "message": row.message,
         "links": links,
@@ -165,7 +170,9 @@ def _failure(results: Results, row: Row) -> dict[str, Any]:
         "title": row.title,
         "message": row.message,
         "images_word": "image" if len(images) == 1 else "images",
-        "images": [{"text": f"{image:05d}", "href": image_link(norm=row.norm, image=image)} for image in images],
+        "images": [
+            {"text": f"{image:05d}", "href": look_link(results, row.model, image, row.norm)} for image in images
+        ],
     }
 
 

@@ -51,9 +51,9 @@ class Picture:
 
 
 REASONS = {
-    "least robust": "The smallest adversarial distances of the candidate.",
-    "largest violations": "CLEVER scores that are above the adversarial distance by the largest factors, of any model.",
-    "largest losses": "Images that the candidate loses to the reference on: the differences of the distances.",
+    "least robust": "Correctly classified images with the smallest adversarial distances of the candidate.",
+    "largest violations": "CLEVER scores of either model that are above the adversarial distance by large factors.",
+    "largest losses": "Images that both classify correctly, and an attacker needs less for the candidate.",
 }
 
 

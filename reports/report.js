@@ -48,7 +48,7 @@
           const cell = document.createElement("td");
           cell.textContent = value === null ? "" : typeof value === "number" ? text(value, column) : value;
           if (typeof value === "number") cell.className = "number";
-          cell.dataset.label = columns[column];
+          cell.dataset.label = cell.title = columns[column];
           line.append(cell);
         });
         return line;
@@ -69,7 +69,7 @@
     function remember() {
       const wanted = new URLSearchParams();
       for (const [name, value] of new FormData(form)) if (value) wanted.set(name, value);
-      if (sorted !== null) wanted.set("sort", (descending ? "-" : "") + sorted);
+      if (sorted !== null) wanted.set("sort", (descending ? "-" : "") + columns[sorted]);
       const query = wanted.toString();
       history.replaceState(null, "", "#images" + (query ? "?" + query : ""));
     }
@@ -80,7 +80,8 @@
       const wanted = new URLSearchParams(query);
       for (const name of Object.keys(filters)) form.elements[name].value = wanted.get(name) || "";
       const sort = wanted.get("sort");
-      sorted = sort === null ? null : Math.abs(Number(sort));
+      const place = sort === null ? -1 : columns.indexOf(sort.replace(/^-/, ""));
+      sorted = place < 0 ? null : place;
       descending = sort !== null && sort.startsWith("-");
       select();
       document.getElementById("images").scrollIntoView();

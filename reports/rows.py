@@ -75,6 +75,7 @@ class Row:
         uninformative: whether the certificates are so small that they say nothing about the model.
         examples: number of perturbations that hypothesis drew.
         unit: of value, interval, threshold and reference: "share", "distance" (of the image range [0, 1]) or "ratio".
+        judged_by: "value", or "interval": it is enough if the interval reaches the threshold.
         baseline_value: the value of the last release.
         tests: node ids of its tests; of those about images, the ones that went wrong.
         outcome: passed, failed, skipped, error or crashed.
@@ -102,6 +103,7 @@ class Row:
     uninformative: bool
     examples: int | None
     unit: str
+    judged_by: str
     baseline_value: float | None
     tests: tuple[str, ...]
     outcome: str
@@ -128,8 +130,9 @@ class Row:
 
     @property
     def where(self) -> str:
-        """Norm and epsilon, as far as it has any."""
-        return " ".join(part for part in (self.norm, self.epsilon) if part)
+        """Norm and epsilon, as far as it has any; in L-infinity, in levels of 8-bit images where it is whole ones."""
+        levels = _levels(self.epsilon) if self.norm == "linf" else None
+        return " ".join(part for part in (self.norm, self.epsilon, levels) if part)
 
 
 HEADER = ("property", "model", "measured", "interval", "needed", "reference", "last release", "images", "verdict")
@@ -179,7 +182,8 @@ def _needed(row: Row) -> str:
         return f"none of {row.examples} at {radius}"
     if row.value is None:
         return ""
-    return f"{'<=' if row.unit == 'ratio' else '>='} {value_text(row, row.threshold)}"
+    needed = f"{'<=' if row.unit == 'ratio' else '>='} {value_text(row, row.threshold)}"
+    return f"{needed} within the interval" if row.judged_by == "interval" else needed
 
 
 def value_text(row: Row, value: float | None) -> str:
@@ -187,6 +191,21 @@ def value_text(row: Row, value: float | None) -> str:
     if value is None:
         return ""
     return {"share": f"{value:.1%}", "ratio": f"{value:.3f}"}.get(row.unit, f"{value:.4g}")
+
+
+def _levels(epsilon: str | None) -> str | None:
+    """An epsilon as a part of 255, if it is a whole one.
+
+    Example:
+        >>> _levels("0.00784"), _levels("0.1")
+        ('(2/255)', None)
+    """
+    try:
+        levels = 255 * float(epsilon or "")
+    except ValueError:
+        return None
+    whole = round(levels)
+    return f"({whole}/255)" if whole and abs(levels - whole) < 0.005 * whole else None
 
 
 def _bracket(row: Row) -> str:

@@ -53,12 +53,14 @@ def summarise(run: Run, records: Records, exit_status: int) -> Results:
 
 
 def _sorted(rows: Iterable[Row], run: Run) -> list[Row]:
-    """What went wrong comes first; else workers finish in any order, and the report has one."""
+    """Properties that do not hold come first; else workers finish in any order, and the report has one."""
     norms = list(run.norms)
+    rows = list(rows)
+    bad = {row.property_name for row in rows if row.outcome in BAD}
     return sorted(
         rows,
         key=lambda row: (
-            row.outcome not in BAD,
+            row.property_name not in bad,
             row.property_name,
             norms.index(row.norm) if row.norm in norms else -1,
             _number_first(row.epsilon or ""),
@@ -134,14 +136,20 @@ def _image_row(run: Run, name: str, model: str, norm: str, group: Sequence[Recor
     bad = [record for record in judged if record.outcome in BAD]
     good = sum(record.outcome == "passed" for record in judged)
     outcome = bad[0].outcome if bad else "passed" if judged else "skipped"
+    violations = sum(record.outcome == "xfailed" for record in judged)
+    message = bad[0].message if bad else f"{violations} violations: judged as a share" if violations else ""
     return _row(
         run,
         name,
         {"model": model or None, "norm": norm or None},
-        {"images": len(judged), "value": good / len(judged) if judged else None},
+        {
+            "images": len(judged),
+            "value": good / len(judged) if judged else None,
+            "threshold": 1.0 if judged and not violations else None,
+        },
         [record.test for record in bad][:MOST_TESTS],
         outcome,
-        bad[0].message if bad else "",
+        message,
     )
 
 
@@ -198,6 +206,7 @@ def _row(
         uninformative=bool(values.get("uninformative")),
         examples=examples if isinstance(examples, int) else None,
         unit=str(values.get("unit", usual)),
+        judged_by=str(values.get("judged_by", "value")),
         baseline_value=last,
         tests=tuple(tests),
         outcome=outcome,

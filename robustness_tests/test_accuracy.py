@@ -7,7 +7,7 @@ from metrics.statistics import share
 
 
 def test_clean_accuracy(candidate, run, thresholds, measured):
-    """The candidate classifies images correctly that nobody has touched.
+    """The candidate classifies clean images correctly.
 
     Measured on up to 1,000 images of the test split (quick: 100), whatever `--images` says: it takes one pass each. A
     failure means that the model is not good enough even without an attack, or that it gets its images in another form

@@ -75,6 +75,7 @@ def test_share_of_clever_below_distance(model, norm, clever, adversarial_distanc
     ratios = [score.score / distance.distance for (score, distance), _ in judged if score.status is Status.ESTIMATED]
     least = thresholds.clever_below_distance
     measured(value=below.value, low=below.low, high=below.high, threshold=least, images=len(judged))
+    measured(judged_by="interval")
     measured(median_ratio=median(ratios, thresholds.confidence).value if ratios else None)
     measured(saturated=sum(score.status is Status.SATURATED for score, _ in pairs))
     measured(unavailable=sum(score.status is Status.UNAVAILABLE for score, _ in pairs))

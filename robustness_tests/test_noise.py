@@ -50,7 +50,6 @@ def test_candidate_beats_reference_in_noise_accuracy(
     means = [sum(shares) / len(shares) for shares in (ours, theirs)]
     result = compare(ours, theirs, thresholds.confidence)
     measured(value=means[0], reference_value=means[1], images=result.pairs, p_value=result.p_value)
-    measured(difference=result.difference.value, low=result.difference.low, high=result.difference.high)
     measured(threshold=thresholds.largest_p_value, epsilons=list(epsilons), unit="share")
     if ours == theirs and min(ours) == 1:
         pytest.skip(f"nothing to tell: both are always right; state larger epsilons, in [noise_accuracy.{run.dataset}]")

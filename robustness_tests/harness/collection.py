@@ -63,7 +63,7 @@ def _why_there_is_nothing(run: Run, names: list[str]) -> str:
     """Why a test has nothing to be about: what it is parametrised with is empty."""
     if "epsilon" in names and run.certify != "off":
         return f"no threshold file states certified_accuracy.{run.dataset}"
-    return "nothing is certified: --certify off, or no norm that there are bounds for"
+    return "nothing is certified: --certify off, or a norm without bounds"
 
 
 def _parameters(run: Run, metafunc: pytest.Metafunc) -> tuple[list[str], list[tuple[object, ...]]]:
