@@ -121,7 +121,15 @@ def records_of_models(run):
     yield model_record(
         "test_robust_accuracy",
         "failed",
-        {"value": 0.5, "low": 0.4, "high": 0.6, "threshold": 0.9, "images": 100, "reference_value": 0.4},
+        {
+            "value": 0.5,
+            "low": 0.4,
+            "high": 0.6,
+            "threshold": 0.9,
+            "images": 100,
+            "reference_value": 0.4,
+            "worst": [1, 4],
+        },
         message=f"{run.model} keeps the label of 50 of 100 images up to linf 0.1 (50.0%), expected 90.0% or more",
         model=run.model,
         reference=run.against,

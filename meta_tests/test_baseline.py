@@ -40,7 +40,9 @@ def comparable(baseline, **changes):
 
 
 def test_baseline_knows_its_candidate_only(last):
-    noise = model_record("test_noise_accuracy", values={"value": 0.5, "shares": [1.0, 0.0]}, norm="l2", epsilon="1.60")
+    noise = model_record(
+        "test_noise_accuracy", values={"value": 0.5, "images": 2, "shares": [1.0, 0.0]}, norm="l2", epsilon="1.60"
+    )
     baseline = last(RUN, noise)
     found = {row.image: row for row in results_of(*records_of_images(RUN, 5)).of("robust", "linf")}
     assert len(baseline.images) == 10
@@ -49,8 +51,10 @@ def test_baseline_knows_its_candidate_only(last):
         assert baseline.clever("linf", image) == row.clever
         assert baseline.certified("linf", image) == row.certified
     assert baseline.distance("l1", 0) is None
-    assert baseline.value("test_noise_accuracy", "l2", "1.6") == 0.5, "epsilons are numbers"
-    assert baseline.value("test_noise_accuracy", "l2", "2.8") is None
+    assert baseline.noise_shares("l2", "1.6") == [1.0, 0.0], "epsilons are numbers"
+    assert baseline.noise_shares("l2", "2.8") == []
+    assert baseline.value("test_noise_accuracy", "l2", "1.6", images=2, reference=None) == 0.5
+    assert baseline.value("test_noise_accuracy", "l2", "1.6", images=3, reference=None) is None, "of other images"
 
 
 def test_censored_and_saturated_are_infinite(last):
@@ -90,6 +94,33 @@ def test_other_images_of_the_same_numbers_are_refused(last):
 
 
 @pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("run",), {}),
+        (("run", "clever_radius"), {"linf": "x"}),
+        (("run", "image_digests"), None),
+        (("run", "seed"), "x"),
+        (("properties",), [3]),
+        (("images",), [{"model": "robust"}]),
+        (("images", 0, "distance"), "far"),
+        (("images", 0, "image"), None),
+        (("records", 0, "about"), None),
+        (("finished",), "yesterday"),
+        (("finished",), ["yesterday"]),
+    ],
+)
+def test_damaged_baseline_is_refused(tmp_path, path, value):
+    content = results_of(*records_of_images(RUN, 2)).to_json()
+    place = content
+    for name in path[:-1]:
+        place = place[name]
+    place[path[-1]] = value
+    (tmp_path / "last.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="which is damaged"):
+        load_baseline(tmp_path / "last.json", "last.json")
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
         (None, "cannot be read"),
@@ -99,6 +130,8 @@ def test_other_images_of_the_same_numbers_are_refused(last):
         ('{"schema": 1}', "of schema 1, expected 2: run the model of that release once more"),
         ('{"schema": 2, "verdict": "pass"}', "without finished, run, properties, images, records"),
         ("\xff\xfe", "is not JSON"),
+        ('{"schema": NaN}', "NaN is no number"),
+        ("[" * 100_000, "is not JSON"),
     ],
 )
 def test_what_is_no_results_file_is_refused(tmp_path, content, message):
@@ -107,6 +140,10 @@ def test_what_is_no_results_file_is_refused(tmp_path, content, message):
         path.write_bytes(content.encode("latin-1"))
     with pytest.raises(ValueError, match=message):
         load_baseline(path, "last.json")
+
+
+def pairs_of(now, then):
+    return dict(enumerate(zip(now, then, strict=True)))
 
 
 def judged(check, pairs, **thresholds):
@@ -123,7 +160,7 @@ def judged(check, pairs, **thresholds):
 def test_median_may_fall_by_its_tolerance_and_no_further():
     then = np.linspace(1, 2, 21)
     for factor, holds in ((1.0, True), (0.951, True), (0.949, False), (2.0, True)):
-        found, complaint = judged(assert_median_has_not_fallen, list(zip(factor * then, then, strict=True)))
+        found, complaint = judged(assert_median_has_not_fallen, pairs_of(factor * then, then))
         assert (complaint == "") is holds
         assert found["value"] == pytest.approx(1.5 * factor)
         assert (found["baseline_value"], found["threshold"]) == (1.5, pytest.approx(1.425))
@@ -131,28 +168,28 @@ def test_median_may_fall_by_its_tolerance_and_no_further():
         assert found["low"] <= found["difference"] <= found["high"]
     assert (
         "median it 1.4235, in the last release (old) 1.5000 on the same 21 images: lower by 5.1%"
-        in judged(assert_median_has_not_fallen, list(zip(0.949 * then, then, strict=True)))[1]
+        in judged(assert_median_has_not_fallen, pairs_of(0.949 * then, then))[1]
     )
 
 
 def test_infinite_distances_count_as_large():
     infinite = float("inf")
-    assert judged(assert_median_has_not_fallen, [(infinite, infinite)] * 5)[1] == ""
-    assert "lower by 100.0%" in judged(assert_median_has_not_fallen, [(1.0, infinite)] * 5)[1]
-    assert judged(assert_median_has_not_fallen, [(infinite, 1.0)] * 5)[1] == ""
+    assert judged(assert_median_has_not_fallen, pairs_of([infinite] * 5, [infinite] * 5))[1] == ""
+    assert "lower by 100.0%" in judged(assert_median_has_not_fallen, pairs_of([1.0] * 5, [infinite] * 5))[1]
+    assert judged(assert_median_has_not_fallen, pairs_of([infinite] * 5, [1.0] * 5))[1] == ""
 
 
 def test_share_may_fall_by_its_tolerance_and_no_further():
     for lost, holds in ((0, True), (2, True), (3, False)):
-        pairs = [(False, True)] * lost + [(True, True)] * (100 - lost)
-        found, complaint = judged(assert_share_has_not_fallen, pairs)
+        found, complaint = judged(assert_share_has_not_fallen, pairs_of(np.arange(100) >= lost, [True] * 100))
+        assert found["worst"] == list(range(lost))
         assert (complaint == "") is holds
         assert (found["value"], found["baseline_value"]) == (1 - lost / 100, 1.0)
         assert found["low"] < found["difference"] == pytest.approx(-lost / 100)
         assert found["difference"] < found["high"]
     # A gain on another image makes up for a loss.
-    pairs = [(False, True)] * 3 + [(True, False)] * 3 + [(True, True)] * 94
-    assert judged(assert_share_has_not_fallen, pairs)[1] == ""
+    now, then = np.arange(100) >= 3, abs(np.arange(100) - 4) > 1
+    assert judged(assert_share_has_not_fallen, pairs_of(now, then))[1] == ""
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=30))
@@ -222,9 +259,14 @@ def test_a_worse_model_fails_and_the_same_one_passes(gate, workers, monkeypatch)
     assert step.read_text() == "before\n" + markdown
     assert 'name="robustness.baseline" value="last.json"' in (gate.folder / "junit.xml").read_text()
 
-    gate(*few, "--against", "robust", "--baseline=last.json")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(gate.folder))
+    result = gate(*few, "--against", "robust", "--baseline=last.json")
+    result.stdout.fnmatch_lines(["no summary in *: Is a directory", "FAIL (quick)*"])
     unchanged = [row for row in gate.results()["properties"] if row["property_name"].endswith("_since_baseline")]
-    assert {row["outcome"] for row in unchanged} == {"passed"}
+    # Nothing is certified here.
+    assert {row["property_name"] for row in unchanged if row["outcome"] != "passed"} == {
+        "test_certified_distance_since_baseline"
+    }
     assert all(row["value"] == row["baseline_value"] for row in unchanged)
 
 
@@ -236,12 +278,18 @@ def test_a_worse_model_fails_and_the_same_one_passes(gate, workers, monkeypatch)
             ["--baseline=last.json", "--quick"],
             "got 'last.json', measured with effort default, expected quick",
         ),
+        (["--baseline=robustness-results/results.json"], "which this run writes over, expected a copy of it elsewhere"),
+        (["--summary=robustness-results/report.html"], "the report.html of this run, expected another file"),
         (["--summary=no/summary.md"], "--summary: got 'no/summary.md', expected a file in a folder that is there"),
     ],
 )
 def test_bad_baseline_is_a_usage_error(gate, options, message):
-    write_results(gate.folder / "last.json", results_of(*records_of_images(run_of(), 3)))
+    last = results_of(*records_of_images(run_of(), 3))
+    write_results(gate.folder / "last.json", last)
+    write_results(gate.results_folder / "results.json", last)
+    before = (gate.results_folder / "results.json").read_text()
     result = gate(*options)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert message in result.stderr.str()
-    assert not gate.results_folder.exists()
+    assert (gate.results_folder / "results.json").read_text() == before
+    assert len(list(gate.results_folder.iterdir())) == 1

@@ -143,13 +143,13 @@ def test_filters_and_pages_show_what_they_say(made, opened):
 
 
 def test_address_keeps_what_is_shown(made, opened):
-    shown = opened(made[0], fragment="#images?model=standard&norm=linf&sort=-8")
+    shown = opened(made[0], fragment="#images?model=standard&norm=linf&sort=-adversarial+distance")
     assert shown.locator("#image-count").inner_text() == "60 of 240 rows"
     falling = [float(text) for text in column(shown, "adversarial distance")]
     assert falling == sorted(falling, reverse=True)
     filters(shown).get_by_label("Image").fill("7")
     assert column(shown, "image") == ["00007"]
-    assert shown.evaluate("location.hash") == "#images?model=standard&norm=linf&image=7&sort=-8"
+    assert shown.evaluate("location.hash") == "#images?model=standard&norm=linf&image=7&sort=-adversarial+distance"
 
 
 def test_failure_leads_to_its_row_and_its_images(made, opened):
@@ -158,10 +158,30 @@ def test_failure_leads_to_its_row_and_its_images(made, opened):
     assert "expected 90.0% or more" in band.inner_text()
     band.locator("li a").nth(1).click()
     assert shown.locator("#image-count").inner_text() == "2 of 240 rows", "one for each model"
+    assert band.locator("li a").all_inner_texts()[1:] == ["00001", "00004"]
     band.locator("li a").first.click()
     assert "robust keeps the label of 50 of 100" in shown.locator("tr:target").inner_text()
     shown.locator("tr:target").get_by_role("link", name="test").click()
     assert "test_robust_accuracy" in shown.locator("#tests tr:target").inner_text()
+
+
+def test_images_that_have_pictures_are_shown(tmp_path, opened):
+    """What went wrong on image 0, of which there is a picture, leads to it, and the picture to its numbers."""
+    about = {"value": 0.5, "threshold": 0.9, "images": 2, "worst": [0]}
+    records = [*records_of_images(RUN, 2), model_record("test_robust_accuracy", "failed", about, norm="linf")]
+    results = replace(results_of(*records, status=1), pictures=(picture("linf"), picture("l2")))
+    (tmp_path / "report.html").write_text(page(results, "x"), encoding="utf-8")
+    shown = opened(tmp_path / "report.html")
+    shown.locator(".band li a").nth(1).click()
+    card = shown.locator(".card:target")
+    assert "Image 00000, label 0" in card.inner_text()
+    assert card.locator("img").count() == 6
+    card.get_by_role("link").click()
+    assert set(column(shown, "image")) == {"00000"}
+    # No filter is left at a value that no row has.
+    opened(tmp_path / "report.html", fragment="#images?verdict=failed&norm=l1")
+    shown.get_by_role("button", name="Show all", exact=True).click()
+    assert shown.locator("#image-count").inner_text() == "8 of 8 rows"
 
 
 def test_everything_is_reached_by_keyboard(made, opened):

@@ -125,11 +125,54 @@ def test_what_is_no_results_file_ends_with_one_line(tmp_path, content, message):
     assert not list(tmp_path.glob("*.html"))
 
 
-@pytest.mark.parametrize("text", ["<script>", "a|b", "*b*", "[x](y)", "@everybody", "#1", "`code`", "![i](j)", "a\nb"])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--html=results.json"], "got results.json to write, which is one of the files to read"),
+        (["--summary=results.json"], "got results.json to write, which is one of the files to read"),
+        (["--html=x.md"], "got x.md for HTML and for the summary, expected two files"),
+        (["--html=no/x.html"], "which cannot be written (No such file or directory)"),
+    ],
+)
+def test_reports_write_over_nothing_that_is_read(tmp_path, arguments, message):
+    write_results(tmp_path / "results.json", results_of(image_record()))
+    before = (tmp_path / "results.json").read_text()
+    done = reports("results.json", *arguments, folder=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr.splitlines()[-1]
+    assert (tmp_path / "results.json").read_text() == before
+
+
+def test_damaged_results_end_with_one_line(tmp_path):
+    whole = results_of(image_record()).to_json()
+    for name, value in (("run", {}), ("finished", "soon"), ("seconds", "x"), ("versions", None)):
+        (tmp_path / "results.json").write_text(json.dumps({**whole, name: value}))
+        done = reports("results.json", folder=tmp_path)
+        assert done.returncode == 2
+        assert "damaged" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<script>",
+        "a|b",
+        "*b*",
+        "[x](y)",
+        "@everybody",
+        "#1",
+        "`code`",
+        "![i](j)",
+        "a\nb",
+        "https://a.b",
+        "$x$",
+        "www.a.b",
+    ],
+)
 def test_markdown_shows_text_as_it_is(text):
     shown = literal(text)
     assert "\n" not in shown
-    for sign in "<>@":
+    for sign in ("<", ">", "@", "$", "://", "www."):
         assert sign not in shown
     rows = table(("one", "two"), [(text, "x")]).split("\n")
     assert len(rows) == 3

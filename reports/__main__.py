@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reports.comparison import CHANGES, Comparison, comparison
-from reports.markdown import summary, table
+from reports.markdown import literal, summary, table
 from reports.page import CSS, TEMPLATES, page
-from reports.results import load_results
+from reports.results import Results, load_results
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -29,18 +29,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ValueError as error:
         parser.error(str(error))
     html = Path(given.html or paths[0].with_name("results.html" if len(runs) == 1 else "comparison.html"))
-    markdown = Path(given.summary or html.with_suffix(".md"))
-    if len(runs) == 1:
-        texts = {html: page(runs[0], given.results[0]), markdown: summary(runs[0])}
-    else:
-        found = comparison(runs, given.results)
-        texts = {html: comparison_page(found), markdown: comparison_summary(found)}
+    markdown = Path(given.summary or html.parent / f"{html.stem or 'results'}.md")
+    for path in (html, markdown):
+        if path.resolve() in {read.resolve() for read in paths}:
+            parser.error(f"got {path} to write, which is one of the files to read, expected another one")
+    if html.resolve() == markdown.resolve():
+        parser.error(f"got {html} for HTML and for the summary, expected two files")
+    try:
+        texts = dict(zip((html, markdown), drawn(runs, given.results), strict=True))
+    except DAMAGED as error:
+        parser.error(
+            f"got a results.json that is damaged ({type(error).__name__}: {error}), expected one of this suite"
+        )
     try:
         for path, text in texts.items():
             path.write_text(text, encoding="utf-8")
     except OSError as error:
         parser.error(f"got {error.filename}, which cannot be written ({error.strerror}), expected a file in a folder")
     sys.stdout.write("".join(f"{path}\n" for path in texts))
+
+
+DAMAGED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""What drawing raises for values that no run writes."""
+
+
+def drawn(runs: Sequence[Results], files: Sequence[str]) -> tuple[str, str]:
+    """HTML and Markdown of one run, or of a comparison."""
+    if len(runs) == 1:
+        return page(runs[0], files[0]), summary(runs[0])
+    found = comparison(runs, files)
+    return comparison_page(found), comparison_summary(found)
 
 
 def comparison_page(found: Comparison) -> str:
@@ -55,7 +73,7 @@ def comparison_page(found: Comparison) -> str:
 
 def comparison_summary(found: Comparison) -> str:
     """Several runs in Markdown."""
-    parts = ["## Comparison of runs", *(f"**{note}**" for note in found.notes)]
+    parts = ["## Comparison of runs", *(f"**{literal(note)}**" for note in found.notes)]
     parts += [table(("property", *found.names), found.rows)]
     parts += ["### Changes since the first run, on the same images", table(CHANGES, found.changes)]
     return "\n\n".join(parts) + "\n"

@@ -1,12 +1,10 @@
 """What the numbers say in words: one answer for each part of the report, and where to look after a failure."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
-from reports.images import ImageRow, known
-from reports.pictures import EACH
 from reports.results import Results
 from reports.rows import Row
-from robustness_tests.harness.records import BAD
+from robustness_tests.harness.worst import LOOK_AT
 
 TIGHT, LOOSE = 0.7, 0.3
 """Medians of CLEVER / adversarial distance above which a score is called tight, and below which it says little."""
@@ -24,17 +22,17 @@ def answer(results: Results, part: str) -> str:
 
 
 def _better(results: Results, rows: Sequence[Row]) -> str:
-    compared = [row for row in rows if row.p_value is not None and row.value is not None]
+    compared = [row for row in rows if row.p_value is not None]
     if not compared or results.against is None:
         return ""
     better = [row for row in compared if row.outcome == "passed"]
-    words = f"{len(better)} of {len(compared)} comparisons"
-    if not better:
-        return f"{results.model} is not better than {results.against} in any of {len(compared)} comparisons."
+    said = (
+        f"{results.model} is shown to be better than {results.against} in {len(better)} of {len(compared)} comparisons"
+    )
     measured = "; ".join(
         f"{_what(row)} {_number(row, row.value)} against {_number(row, row.reference_value)}" for row in better
     )
-    return f"{results.model} is better than {results.against} in {words} on the same images: {measured}."
+    return f"{said} on the same images: {measured}." if better else f"{said}."
 
 
 def _what(row: Row) -> str:
@@ -47,15 +45,20 @@ def _number(row: Row, value: float | None) -> str:
     return f"{value:.1%}" if row.unit == "share" else f"{value:.4g}"
 
 
+def _judged(rows: Sequence[Row]) -> list[Row]:
+    """Rows that a test came to the end of: an error says nothing about the model."""
+    return [row for row in rows if row.outcome in ("passed", "failed")]
+
+
 def _since(results: Results, rows: Sequence[Row]) -> str:
-    judged = [row for row in rows if row.outcome != "skipped"]
+    judged = _judged(rows)
     if not judged or results.baseline is None:
         return ""
-    bad = [row for row in judged if row.outcome in BAD]
+    bad = sum(row.outcome == "failed" for row in judged)
     last = f"{results.baseline['model']} of {results.baseline['finished'][:10]} ({results.baseline['file']})"
     if not bad:
         return f"None of {len(judged)} numbers has fallen by more than its tolerance since {last}."
-    return f"{len(bad)} of {len(judged)} numbers have fallen by more than their tolerance since {last}."
+    return f"{bad} of {len(judged)} numbers have fallen by more than their tolerance since {last}."
 
 
 def _trust(results: Results, rows: Sequence[Row]) -> str:
@@ -65,20 +68,24 @@ def _trust(results: Results, rows: Sequence[Row]) -> str:
 def _clever(results: Results, rows: Sequence[Row]) -> str:
     shares = [
         row
-        for row in rows
+        for row in _judged(rows)
         if row.property_name == "test_share_of_clever_below_distance" and row.model == results.model and row.images
     ]
     if not shares:
         return ""
+    failed = any(row.outcome == "failed" for row in shares)
     parts = []
     for row in shares:
-        above = round((1 - (row.value or 0.0)) * (row.images or 0))
-        text = f"in {row.norm} {above} of {row.images} scores of {row.model} are above the adversarial distance"
-        if row.median_ratio is not None:
+        wrong = round((1 - (row.value or 0.0)) * (row.images or 0))
+        text = (
+            f"in {row.norm} the score of {results.model} is above the adversarial distance, or missing, for {wrong} of "
+        )
+        text += f"{row.images} images"
+        if row.median_ratio is not None and not failed:
             kind = "tight" if row.median_ratio >= TIGHT else "loose" if row.median_ratio >= LOOSE else "says little"
             text += f", and the median score is {row.median_ratio:.2f} of it ({kind})"
         parts.append(text)
-    if any(row.outcome in BAD for row in shares):
+    if failed:
         verdict = "CLEVER cannot be trusted here"
     elif all(row.value == 1 for row in shares):
         verdict = "CLEVER can be read as a lower bound here"
@@ -94,10 +101,9 @@ def _attack(results: Results, rows: Sequence[Row]) -> str:
         ("test_attack_has_converged", "the attacks have converged", "the attacks have not converged"),
         ("test_gradients_are_informative", "the gradients are not masked", "the gradients are masked"),
     ):
-        found = [row for row in rows if row.property_name == name and row.model == results.model]
-        judged = [row for row in found if row.outcome != "skipped"]
-        if judged:
-            texts.append(good if all(row.outcome == "passed" for row in judged) else bad)
+        found = [row for row in _judged(rows) if row.property_name == name and row.model == results.model]
+        if found:
+            texts.append(good if all(row.outcome == "passed" for row in found) else bad)
     return f"Of {results.model}, {' and '.join(texts)}." if texts else ""
 
 
@@ -112,41 +118,19 @@ FOR_EVERY_SUITE = (
 
 
 def _suite(rows: Sequence[Row]) -> str:
-    bad = [row for row in rows if row.property_name in FOR_EVERY_SUITE and row.outcome in BAD]
+    bad = [row for row in rows if row.property_name in FOR_EVERY_SUITE and row.outcome == "failed"]
     return "" if not bad else f"A number of this suite is wrong, not the model: {'; '.join(row.title for row in bad)}."
 
 
 def culprits(results: Results, row: Row) -> list[int]:
-    """Dataset indices of the images that a failed property is best understood on, the worst first."""
+    """Dataset indices of the images that a property is best understood on, the worst first.
+
+    Those that its test has named, `measured(worst=[...])`; of a property of images, those that went wrong.
+    """
+    tests = set(row.tests)
+    images: list[object] = []
     for record in results.records:
-        if record.test in row.tests and record.values.get("misclassified"):
-            return list(record.values["misclassified"])[:EACH]
-        if record.test in row.tests and "shares" in record.values:
-            shares = record.values["shares"]
-            return sorted(range(len(shares)), key=shares.__getitem__)[:EACH]
-    mine = [image for image in results.images if image.model == row.model and row.norm in (None, image.norm)]
-    failed = [image for image in mine if image.verdict == "failed"]
-    order = _order(results, row)
-    if failed and row.property_name != "test_robust_accuracy":
-        mine = failed
-    worst = sorted((image for image in mine if order(image) is not None), key=lambda image: order(image) or 0.0)
-    return [image.image for image in worst[:EACH]]
-
-
-def _order(results: Results, row: Row) -> Callable[[ImageRow], float | None]:
-    """What makes an image a bad one for this property: the smaller, the worse; None if it says nothing about it."""
-    if "clever" in row.property_name:
-        return lambda image: -image.ratio if image.ratio is not None else None
-    if row.reference is not None and row.p_value is not None:
-        theirs = {(one.norm, one.image): one.distance for one in results.images if one.model == row.reference}
-        return lambda image: _loss(image, theirs)
-    if row.group == "since" and results.baseline is not None:
-        last = {(one["norm"], one["image"]): one["distance"] for one in results.baseline["images"]}
-        return lambda image: _loss(image, last)
-    return lambda image: image.distance if known(image.distance) else None
-
-
-def _loss(image: ImageRow, others: Mapping[tuple[str, int], float | None]) -> float | None:
-    """How much smaller the distance is than another one of the same image."""
-    other = others.get((image.norm, image.image))
-    return image.distance - other if image.distance and other else None
+        if record.test in tests:
+            worst = record.values.get("worst")
+            images += worst if isinstance(worst, list) else [record.about.get("image")]
+    return [image for image in dict.fromkeys(images) if type(image) is int][:LOOK_AT]

@@ -1,5 +1,6 @@
 """Two or more runs side by side: the numbers of their candidates, and changes since the first on the same images."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -48,7 +49,7 @@ def comparison(runs: Sequence[Results], files: Sequence[str]) -> Comparison:
     )
 
 
-SAME = ("dataset", "effort", "seed", "clever_radius", "image_digests")
+SAME = ("dataset", "effort", "seed", "clever_radius")
 """Options that numbers of several runs have to share to be comparable."""
 
 
@@ -56,8 +57,16 @@ def _notes(runs: Sequence[Results], files: Sequence[str]) -> list[str]:
     notes = []
     for run, file in zip(runs[1:], files[1:], strict=True):
         other = [name for name in SAME if run.run[name] != runs[0].run[name]]
+        digests = zip(run.run["image_digests"], runs[0].run["image_digests"], strict=False)
+        other += ["images"] if any(new != old for new, old in digests) else []
         if other:
             notes.append(f"{file} and {files[0]} differ in {', '.join(other)}: do not compare their numbers.")
+        counts = [one.run["images"] for one in (runs[0], run)]
+        if counts[0] != counts[1]:
+            notes.append(
+                f"{files[0]} is about {counts[0]} images and {file} about {counts[1]}: their numbers are of other "
+                "images. The changes are of those that both have."
+            )
     return notes
 
 
@@ -102,9 +111,15 @@ def _change(first: Results, run: Results, norm: str) -> tuple[str, ...]:
     change = result.difference
     return (
         f"{result.reference:.4g} to {result.candidate:.4g}",
-        f"{change.value:+.4g} ({change.low:+.4g} to {change.high:+.4g})",
+        f"{change.value:+.4g} ({_ends(change.low, change.high)})",
         str(result.pairs),
     )
+
+
+def _ends(low: float, high: float) -> str:
+    if math.isinf(low) and math.isinf(high):
+        return "too few images for an interval"
+    return f"{low:+.4g} to {high:+.4g}"
 
 
 def _figures(first: Results, others: Sequence[Results], names: Sequence[str]) -> list[Figure]:

@@ -34,6 +34,7 @@ class ImageRow:
         clever_status: estimated, saturated, misclassified or unavailable.
         clever_verdict: outcome of the test that it is not above the distance: passed, xfailed (it is) or skipped.
         certified: certified distance, a proved lower bound.
+        certified_status: certified, misclassified or unavailable; None if that was not tried.
         exact: the true distance.
         ratio: CLEVER / adversarial distance.
         trace: adversarial distances after 1, 2, 5, 10, ... queries of the attack.
@@ -59,6 +60,7 @@ class ImageRow:
     clever_status: str | None = None
     clever_verdict: str | None = None
     certified: float | None = None
+    certified_status: str | None = None
     exact: float | None = None
     ratio: float | None = None
     trace: list[float | None] = field(default_factory=list)
@@ -66,6 +68,11 @@ class ImageRow:
     stored_at: str | None = None
     verdict: str = "passed"
     message: str = ""
+
+    @property
+    def reach(self) -> float | None:
+        """The adversarial distance for comparisons: infinite where no attack found anything, None if not measured."""
+        return math.inf if self.status == "censored" else self.distance
 
     @property
     def key(self) -> tuple[str, str, int]:
@@ -108,7 +115,7 @@ SOURCES: dict[str, dict[str, str]] = {
         )
     },
     CLEVER: {"clever": "clever", "clever_lower": "lower", "clever_upper": "upper", "clever_status": "status"},
-    CERTIFIED: {"certified": "certified", "exact": "exact"},
+    CERTIFIED: {"certified": "certified", "certified_status": "status", "exact": "exact"},
 }
 """For each test about images, the columns that it fills, and what they are called in its record."""
 

@@ -10,7 +10,7 @@ import pytest
 
 from reports.answers import answer, culprits
 from reports.results import Results, headline
-from reports.results_json import RESULTS
+from reports.results_json import RESULTS, TROUBLES
 from reports.rows import GROUPS, HEADER, Row, cells, used_columns
 from robustness_tests.harness.run import RUN
 
@@ -24,7 +24,7 @@ def summary(results: Results) -> str:
         parts.append("\n".join(_failure(results, row) for row in results.violated))
     columns = [name for name in SHOWN if name in used_columns(results.properties)]
     for group, title in GROUPS.items():
-        rows = [row for row in results.properties if row.group == group and row.value is not None]
+        rows = [row for row in results.properties if row.group == group and not row.silent]
         said = answer(results, group)
         if rows or said:
             parts += [f"### {title}", *([literal(said)] if said else [])]
@@ -65,20 +65,28 @@ def literal(text: str) -> str:
         '&lt;b&gt; a\\|b \\*c\\* &#64;me'
     """
     escaped = html.escape(" ".join(text.split()), quote=False)
-    return re.sub(r"([\\\\`*_{}\[\]|~])", r"\\\1", escaped).replace("#", "&#35;").replace("@", "&#64;")
+    for sign, entity in ENTITIES.items():
+        escaped = escaped.replace(sign, entity)
+    return re.sub(r"([\\`*_{}\[\]|~])", r"\\\1", escaped)
+
+
+ENTITIES = {"#": "&#35;", "@": "&#64;", "$": "&#36;", "://": "&#58;//", "www.": "www&#46;"}
+"""What GitHub would make numbers of issues, people, formulas and links of; the first one is part of the others."""
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Write the summary where it was asked for, and where GitHub looks for one."""
+    """Write the summary where it was asked for, and where GitHub looks for one; a full disk does not end the report."""
     results = session.config.stash.get(RESULTS, None)
     if results is None:
         return
     text = summary(results)
-    file = session.config.stash[RUN].summary
-    if file is not None:
-        file.write_text(text, encoding="utf-8")
-    step = os.environ.get("GITHUB_STEP_SUMMARY")
-    if step:
-        with Path(step).open("a", encoding="utf-8") as page:
-            page.write(text)
+    file, step = session.config.stash[RUN].summary, os.environ.get("GITHUB_STEP_SUMMARY")
+    for place, mode in ((file, "w"), (Path(step) if step else None, "a")):
+        if place is None:
+            continue
+        try:
+            with place.open(mode, encoding="utf-8") as page:
+                page.write(text)
+        except OSError as error:
+            session.config.stash.setdefault(TROUBLES, []).append(f"no summary in {place}: {error.strerror}")

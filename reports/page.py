@@ -58,9 +58,9 @@ def body(results: Results, *, tests: bool, tests_note: str = "") -> str:
             "header": _header(columns, group),
             "title": words,
             "answer": answer(results, group),
-            "rows": _grouped([row for row in rows if not _silent(row)], _header(columns, group)),
-            "skipped": _grouped([row for row in rows if _silent(row)], _header(columns, group)),
-            "skipped_count": sum(map(_silent, rows)),
+            "rows": _grouped([row for row in rows if not row.silent], _header(columns, group)),
+            "skipped": _grouped([row for row in rows if row.silent], _header(columns, group)),
+            "skipped_count": sum(row.silent for row in rows),
             "figures": [figure for figure in drawn if figure.part == group],
         }
         for group, words in GROUPS.items()
@@ -91,11 +91,6 @@ def _header(columns: Sequence[str], group: str) -> list[str]:
 
 MOST_FAILURES = 8
 """Violated properties that are told in the band; a model that fails everything needs no longer list."""
-
-
-def _silent(row: Row) -> bool:
-    """A skipped row without any number: it says only why."""
-    return row.outcome == "skipped" and row.value is None
 
 
 def facts(results: Results) -> dict[str, str]:

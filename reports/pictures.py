@@ -59,7 +59,7 @@ REASONS = {
 
 def choose(run: Run, rows: Sequence[ImageRow]) -> list[tuple[str, ImageRow]]:
     """Which images to look at, with the reason, the worst first."""
-    of_reference = {(row.norm, row.image): row.distance for row in rows if row.model == run.against}
+    of_reference = {(row.norm, row.image): row.reach for row in rows if row.model == run.against}
 
     def loss(row: ImageRow) -> float:
         theirs = of_reference.get((row.norm, row.image))

@@ -78,7 +78,11 @@
       const [part, query] = location.hash.split("?");
       if (part !== "#images" || query === undefined) return;
       const wanted = new URLSearchParams(query);
-      for (const name of Object.keys(filters)) form.elements[name].value = wanted.get(name) || "";
+      for (const name of Object.keys(filters)) {
+        const field = form.elements[name];
+        field.value = wanted.get(name) || "";
+        if (field.selectedIndex === -1) field.value = ""; // no row has it
+      }
       const sort = wanted.get("sort");
       const place = sort === null ? -1 : columns.indexOf(sort.replace(/^-/, ""));
       sorted = place < 0 ? null : place;

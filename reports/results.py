@@ -137,5 +137,6 @@ def headline(results: Results) -> str:
     """The verdict in one line."""
     comparison = f" against {results.against}" if results.against else ""
     quick = " (quick)" if results.quick else ""
-    images = f"{results.run['images']} images"
+    count = results.run["images"]
+    images = f"{count} image" if count == 1 else f"{count} images"
     return f"{results.verdict.upper()}{quick}: {results.model}{comparison} on {results.run['dataset']}, {images}"

@@ -12,6 +12,8 @@ from robustness_tests.harness.records import RECORDS
 from robustness_tests.harness.run import RUN, is_worker
 
 RESULTS = pytest.StashKey[Results]()
+TROUBLES = pytest.StashKey[list[str]]()
+"""What could not be written, for the terminal: the verdict does not depend on it."""
 
 
 def write_results(path: Path, results: Results) -> None:

@@ -119,6 +119,11 @@ class Row:
         return "requirement" if any(word in self.property_name for word in REQUIREMENTS) else "trust"
 
     @property
+    def silent(self) -> bool:
+        """Whether there is nothing but the reason why it was skipped."""
+        return self.outcome == "skipped" and self.value is None
+
+    @property
     def title(self) -> str:
         """The property in words.
 
@@ -140,7 +145,7 @@ HEADER = ("property", "model", "measured", "interval", "needed", "reference", "l
 
 def cells(row: Row) -> tuple[str, ...]:
     """The row as text, in the columns of `HEADER`."""
-    measured = value_text(row, row.value) if row.examples is None else ""
+    measured = "" if row.examples is not None else value_text(row, row.value) or _beyond(row, row.value)
     if row.median_ratio is not None:
         measured += f", median ratio {row.median_ratio:.2f}"
     measured += _bracket(row)
@@ -150,7 +155,7 @@ def cells(row: Row) -> tuple[str, ...]:
         measured,
         _interval(row),
         _needed(row),
-        value_text(row, row.reference_value),
+        value_text(row, row.reference_value) or _beyond(row, row.reference_value),
         value_text(row, row.baseline_value),
         "" if row.images is None else str(row.images),
         row.outcome,
@@ -167,15 +172,16 @@ def _interval(row: Row) -> str:
     if row.low is None or row.high is None:
         return ""
     if row.p_value is not None or row.difference is not None:
-        signed = "{:+.1%}" if row.unit == "share" else "{:+.4g}"
-        return f"difference {signed.format(row.low)} to {signed.format(row.high)}"
+        if row.unit == "share":
+            return f"difference {100 * row.low:+.1f} to {100 * row.high:+.1f} points"
+        return f"difference {row.low:+.4g} to {row.high:+.4g}"
     return f"{value_text(row, row.low)} to {value_text(row, row.high)}"
 
 
 def _needed(row: Row) -> str:
     if row.threshold is None:
         return ""
-    if row.p_value is not None and row.reference_value is not None:
+    if row.p_value is not None:
         return f"larger, p <= {row.threshold:g} (p = {row.p_value:.2g})"
     if row.examples is not None:
         radius = "the certified radius" if "certified" in row.property_name else f"{row.threshold:g} x CLEVER"
@@ -206,6 +212,11 @@ def _levels(epsilon: str | None) -> str | None:
         return None
     whole = round(levels)
     return f"({whole}/255)" if whole and abs(levels - whole) < 0.005 * whole else None
+
+
+def _beyond(row: Row, value: float | None) -> str:
+    """What stands for an infinite median of a comparison: an attack found nothing for half of the images."""
+    return "beyond the attacks" if value is None and row.p_value is not None and row.unit == "distance" else ""
 
 
 def _bracket(row: Row) -> str:

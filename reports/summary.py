@@ -26,7 +26,7 @@ def summarise(run: Run, records: Records, exit_status: int) -> Results:
     rows = [*_sorted(found, run), *_sorted(_image_rows(of_images, run), run)]
     images = image_rows(of_images, run)
     partial = exit_status == 0 and bool(records.deselected or untested(run, records) or not _judged(rows))
-    costs = [record.values for record in ours if record.values.keys() >= {"stored", "forward", "backward"}]
+    costs = [record.values for record in ours if _has_costs(record)]
     return Results(
         schema=SCHEMA,
         verdict="partial" if partial else VERDICTS.get(exit_status, "internal error"),
@@ -50,6 +50,13 @@ def summarise(run: Run, records: Records, exit_status: int) -> Results:
         pictures=tuple(pictures(run, images)),
         records=tuple(sorted(ours, key=lambda record: record.test)),
     )
+
+
+def _has_costs(record: Record) -> bool:
+    """Whether a record has the passes of a measurement; a user may measure anything under these names."""
+    values = record.values
+    numbers = all(isinstance(values.get(name), int) for name in ("forward", "backward"))
+    return numbers and isinstance(values.get("stored"), bool)
 
 
 def _sorted(rows: Iterable[Row], run: Run) -> list[Row]:
@@ -92,7 +99,8 @@ def _notes(run: Run, records: Records, rows: Sequence[Row]) -> list[str]:
     notes = []
     if run.quick:
         notes.append("Quick: a small budget for each image. Not for a release.")
-    if rows and not _judged(rows):
+    whole = not (records.deselected or records.missing or untested(run, records))
+    if rows and whole and not _judged(rows):
         notes.append(
             f"Nothing was asked of the model: no threshold file states an accuracy for {run.dataset}, and there is no "
             "model to compare it with. The numbers below are measured and not judged. Not for a release."
@@ -183,7 +191,9 @@ def _row(
     usual = "distance" if number("p_value") is not None else "share"
     last = number("baseline_value")
     if last is None and run.baseline is not None and about.get("model") == run.model:
-        last = run.baseline.value(name, text("norm"), text("epsilon"))
+        count = images if isinstance(images, int) else None
+        reference = text("reference")
+        last = run.baseline.value(name, text("norm"), text("epsilon"), images=count, reference=reference)
     return Row(
         property_name=name,
         model=text("model"),

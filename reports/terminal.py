@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from reports.results import Results, headline
-from reports.results_json import RESULTS
+from reports.results_json import RESULTS, TROUBLES
 from reports.rows import HEADER, cells, used_columns
 from robustness_tests.harness.run import RUN
 
@@ -41,6 +41,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(f"Violated: {'; '.join(row.title for row in results.violated)}.", yellow=True)
     for note in results.notes:
         terminalreporter.write_line(note, yellow=True)
+    for trouble in config.stash.get(TROUBLES, []):
+        terminalreporter.write_line(trouble, red=True)
     colour = {"pass": "green", "partial": "yellow"}.get(results.verdict, "red")
     terminalreporter.write_line(headline(results), bold=True, **{colour: True})
     terminalreporter.write_line(f"records: {run.results / 'results.json'}")

@@ -4,6 +4,7 @@ import pytest
 
 from metrics import Status
 from metrics.statistics import share
+from robustness_tests.harness.worst import LOOK_AT, worst_of
 
 
 def test_clean_accuracy(candidate, run, thresholds, measured):
@@ -19,7 +20,7 @@ def test_clean_accuracy(candidate, run, thresholds, measured):
     accuracy = share(right, count, thresholds.confidence)
     least = thresholds.clean_accuracy
     measured(value=accuracy.value, low=accuracy.low, high=accuracy.high, threshold=least, images=count)
-    measured(misclassified=wrong)
+    measured(misclassified=wrong, worst=wrong[:LOOK_AT])
     if least is None:
         pytest.skip(f"measured and not judged: no threshold file states clean_accuracy.least for {candidate.dataset}")
     assert accuracy.value >= least, (
@@ -35,14 +36,14 @@ def test_robust_accuracy(candidate, reference, adversarial_distance, images, nor
     epsilon. It is an upper bound of the true share, since a stronger attack may find more. A failure means that an
     attacker with this budget fools the model too often.
     """
-    robust, of_reference = (
-        sum(is_robust(adversarial_distance(model, image, norm=norm), float(epsilon)) for image in images)
-        for model in (candidate, reference)
-    )
+    found = {image: adversarial_distance(candidate, image, norm=norm) for image in images}
+    robust = sum(is_robust(one, float(epsilon)) for one in found.values())
+    of_reference = sum(is_robust(adversarial_distance(reference, image, norm=norm), float(epsilon)) for image in images)
     accuracy = share(robust, len(images), thresholds.confidence)
     least = thresholds.epsilons(candidate.dataset, norm).get(epsilon)
     measured(value=accuracy.value, low=accuracy.low, high=accuracy.high, threshold=least, images=len(images))
     measured(reference_value=of_reference / len(images) if reference.name != candidate.name else None)
+    measured(worst=worst_of({image: one.distance for image, one in found.items() if one.distance <= float(epsilon)}))
     if least is None:
         pytest.skip(f"measured and not judged: no threshold file states robust_accuracy.{candidate.dataset}.{norm}")
     assert accuracy.value >= least, (

@@ -5,6 +5,7 @@ import pytest
 
 from metrics import Status
 from metrics.statistics import compare, median, share
+from robustness_tests.harness.worst import LOOK_AT, difference, worst_of
 
 
 def test_adversarial_example_is_real(model, norm, image, adversarial_distance, measured):
@@ -49,6 +50,7 @@ def test_candidate_beats_reference_in_adversarial_distance(
     both = [pair for pair in pairs if all(one.status is not Status.MISCLASSIFIED for one in pair)]
     assert both, "no image is classified correctly by both models"
     ours, theirs = ([pair[side].distance for pair in both] for side in (0, 1))
+    measured(worst=worst_of({a.image: difference(a.distance, b.distance) for a, b in both}))
     result = compare(ours, theirs, thresholds.confidence)
     measured(value=result.candidate, reference_value=result.reference, images=result.pairs, p_value=result.p_value)
     measured(difference=result.difference.value, low=result.difference.low, high=result.difference.high)
@@ -76,6 +78,7 @@ def test_attack_has_converged(model, norm, adversarial_distance, images, thresho
     if not attacked:
         pytest.skip("no image was attacked with success")
     ratio = median([found.halfway / found.distance for found in attacked], thresholds.confidence)
+    measured(worst=worst_of({found.image: -found.halfway / found.distance for found in attacked}))
     most = 1 + thresholds.convergence
     measured(value=ratio.value, low=ratio.low, high=ratio.high, threshold=most, images=len(attacked), unit="ratio")
     assert ratio.value <= most, (
@@ -111,6 +114,7 @@ def test_gradients_are_informative(model, norm, adversarial_distance, black_box,
     measured(
         forward=sum(square.queries for square in tried.values()), found_nearer=[f"{image:05d}" for image in nearer]
     )
+    measured(worst=list(nearer)[:LOOK_AT])
     for image, distance in nearer.items():
         pytest.fail(
             f"without gradients, Square changed the label of {len(nearer)} of {len(probed)} images of {model.name} "

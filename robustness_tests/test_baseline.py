@@ -9,16 +9,18 @@ import pytest
 
 from metrics import Status
 from metrics.statistics import compare, mean_difference
+from robustness_tests.harness.worst import difference, worst_of
 from robustness_tests.test_accuracy import is_robust
 from robustness_tests.test_bounds import verdict
 from robustness_tests.test_clever import SCORED, at_least
 
 
 def assert_median_has_not_fallen(pairs, what, baseline, thresholds, measured):
-    """Record the medians of (now, then), and fail if the one of now is lower by more than the tolerance."""
+    """Record the medians of {image: (now, then)}, and fail if the one of now is lower by more than the tolerance."""
     if not pairs:
         pytest.skip(f"no image has a {what} in both runs")
-    now, then = zip(*pairs, strict=True)
+    now, then = zip(*pairs.values(), strict=True)
+    measured(worst=worst_of({image: difference(*pair) for image, pair in pairs.items()}))
     result = compare(now, then, thresholds.confidence)
     least = (1 - thresholds.baseline_median) * result.reference
     measured(value=result.candidate, baseline_value=result.reference, images=result.pairs, unit="distance")
@@ -32,11 +34,13 @@ def assert_median_has_not_fallen(pairs, what, baseline, thresholds, measured):
 
 
 def assert_share_has_not_fallen(pairs, what, baseline, thresholds, measured):
-    """Record the shares of (now, then), truth values or shares, and fail if the one of now is lower by too much."""
+    """Record the shares of {image: (now, then)}, truth values or shares, and fail if the one of now is much lower."""
     if not pairs:
         pytest.skip(f"no image was measured in both runs for the {what}")
-    now, then = (sum(side) / len(pairs) for side in zip(*pairs, strict=True))
-    change = mean_difference(*zip(*pairs, strict=True), thresholds.confidence)
+    sides = list(zip(*pairs.values(), strict=True))
+    now, then = (sum(side) / len(pairs) for side in sides)
+    change = mean_difference(*sides, thresholds.confidence)
+    measured(worst=worst_of({image: float(a) - float(b) for image, (a, b) in pairs.items() if a < b}))
     least = then - thresholds.baseline_share
     measured(value=now, baseline_value=then, images=len(pairs), unit="share", threshold=max(0.0, least))
     measured(difference=change.value, low=change.low, high=change.high)
@@ -49,13 +53,8 @@ def assert_share_has_not_fallen(pairs, what, baseline, thresholds, measured):
 
 def test_clean_accuracy_since_baseline(candidate, run, baseline, thresholds, measured):
     """The candidate classifies about as many images correctly as that of the last release."""
-    old = baseline.values.get(("test_clean_accuracy", None, None), {})
-    if "misclassified" not in old:
-        pytest.skip("the last release has no clean accuracy")
-    count = min(run.accuracy_images, old["images"])
-    right = candidate.right(count)
-    wrong_then = set(old["misclassified"])
-    pairs = [(right[image], image not in wrong_then) for image in range(count)]
+    right, then = candidate.right(run.accuracy_images), baseline.right()
+    pairs = dict(enumerate(zip(right, then, strict=False)))
     assert_share_has_not_fallen(pairs, "clean accuracy", baseline, thresholds, measured)
 
 
@@ -63,23 +62,23 @@ def test_adversarial_distance_since_baseline(
     candidate, norm, adversarial_distance, images, baseline, thresholds, measured
 ):
     """The median adversarial distance has not fallen, over the images that both classify correctly."""
-    pairs = [
-        (found.distance, then)
+    pairs = {
+        image: (found.distance, then)
         for image in images
         if (then := baseline.distance(norm, image))
         and (found := adversarial_distance(candidate, image, norm=norm)).status is not Status.MISCLASSIFIED
-    ]
+    }
     assert_median_has_not_fallen(pairs, f"{norm} distance", baseline, thresholds, measured)
 
 
 def test_clever_since_baseline(candidate, norm, clever, images, baseline, thresholds, measured):
     """The median CLEVER score has not fallen, over the images that have one in both runs."""
-    pairs = [
-        (at_least(found), then)
+    pairs = {
+        image: (at_least(found), then)
         for image in images
         if (then := baseline.clever(norm, image)) is not None
         and (found := clever(candidate, image, norm=norm)).status in SCORED
-    ]
+    }
     assert_median_has_not_fallen(pairs, f"{norm} CLEVER score", baseline, thresholds, measured)
 
 
@@ -87,12 +86,12 @@ def test_certified_distance_since_baseline(
     candidate, norm, certified_distance, certified_images, baseline, thresholds, measured
 ):
     """The median certified distance has not fallen, over the images that have one in both runs."""
-    pairs = [
-        (found.distance, then)
+    pairs = {
+        image: (found.distance, then)
         for image in certified_images
         if (then := baseline.certified(norm, image))
         and (found := certified_distance(candidate, image, norm=norm)).status is Status.CERTIFIED
-    ]
+    }
     assert_median_has_not_fallen(pairs, f"certified {norm} distance", baseline, thresholds, measured)
 
 
@@ -100,11 +99,11 @@ def test_robust_accuracy_since_baseline(
     candidate, norm, epsilon, adversarial_distance, images, baseline, thresholds, measured
 ):
     """The candidate keeps the right label of about as many images up to a perturbation of norm epsilon."""
-    pairs = [
-        (is_robust(adversarial_distance(candidate, image, norm=norm), float(epsilon)), then > float(epsilon))
+    pairs = {
+        image: (is_robust(adversarial_distance(candidate, image, norm=norm), float(epsilon)), then > float(epsilon))
         for image in images
         if (then := baseline.distance(norm, image)) is not None
-    ]
+    }
     assert_share_has_not_fallen(pairs, f"robust accuracy at {norm} {epsilon}", baseline, thresholds, measured)
 
 
@@ -112,9 +111,9 @@ def test_noise_accuracy_since_baseline(
     candidate, norm, epsilon, noise_accuracy, images, baseline, thresholds, measured
 ):
     """The candidate classifies about as many noisy images correctly, noise in the ball of norm epsilon."""
-    then = baseline.values.get(("test_noise_accuracy", norm, epsilon), {}).get("shares", [])
-    found = [noise_accuracy(candidate, image, norm=norm).at(epsilon, "ball") for image in images]
-    pairs = list(zip(found, then, strict=False))
+    found = {image: noise_accuracy(candidate, image, norm=norm).at(epsilon, "ball") for image in images}
+    then = baseline.noise_shares(norm, epsilon)
+    pairs = {image: (found[image], share) for image, share in zip(images, then, strict=False)}
     assert_share_has_not_fallen(pairs, f"noise accuracy at {norm} {epsilon}", baseline, thresholds, measured)
 
 
@@ -123,11 +122,11 @@ def test_share_of_clever_below_distance_since_baseline(
 ):
     """CLEVER is not above the adversarial distance for about as many images as in the last release."""
     agreed = {"passed": True, "xfailed": False}
-    pairs = [
-        (now, agreed[then])
+    pairs = {
+        image: (now, agreed[then])
         for image in images
         if (then := baseline.images.get((norm, image), {}).get("clever_verdict")) in agreed
         for now, _ in [verdict(clever(candidate, image, norm=norm), adversarial_distance(candidate, image, norm=norm))]
         if now is not None
-    ]
+    }
     assert_share_has_not_fallen(pairs, f"share of {norm} CLEVER scores below", baseline, thresholds, measured)

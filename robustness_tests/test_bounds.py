@@ -7,6 +7,7 @@ import pytest
 from metrics import Status
 from metrics.statistics import median, share
 from robustness_tests.harness.clever_fit import clever_fit
+from robustness_tests.harness.worst import worst_of
 
 ROUNDING = 1e-5
 """Relative: where a network is linear, both are the same number, and the last bits must not decide."""
@@ -76,6 +77,10 @@ def test_share_of_clever_below_distance(model, norm, clever, adversarial_distanc
     least = thresholds.clever_below_distance
     measured(value=below.value, low=below.low, high=below.high, threshold=least, images=len(judged))
     measured(judged_by="interval")
+    wrong = [pair for pair, agrees in judged if not agrees]
+    # The largest score of all in relation to the distance first; one that is not there is as bad.
+    ratios_of_wrong = {score.image: -score.score / distance.distance for score, distance in wrong}
+    measured(worst=worst_of({image: -math.inf if math.isnan(one) else one for image, one in ratios_of_wrong.items()}))
     measured(median_ratio=median(ratios, thresholds.confidence).value if ratios else None)
     measured(saturated=sum(score.status is Status.SATURATED for score, _ in pairs))
     measured(unavailable=sum(score.status is Status.UNAVAILABLE for score, _ in pairs))

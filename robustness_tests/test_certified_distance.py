@@ -8,6 +8,7 @@ import torch
 
 from metrics import Status
 from metrics.statistics import median, share
+from robustness_tests.harness.worst import worst_of
 from robustness_tests.test_bounds import ROUNDING
 from robustness_tests.test_clever import SCORED, directions
 
@@ -128,7 +129,9 @@ def test_certified_accuracy(candidate, norm, epsilon, certified_distance, certif
     if not certificates:
         pytest.skip("no image is certified: --certify off")
     required(certificates, run)
-    held = sum(one.status is Status.CERTIFIED and one.distance >= float(epsilon) for one in certificates)
+    proved_up_to = {one.image: one.distance if one.status is Status.CERTIFIED else 0.0 for one in certificates}
+    held = sum(distance >= float(epsilon) for distance in proved_up_to.values())
+    measured(worst=worst_of({image: one for image, one in proved_up_to.items() if one < float(epsilon)}))
     proved = share(held, len(certificates), thresholds.confidence)
     least = thresholds.epsilons(run.dataset, norm, "certified_accuracy")[epsilon]
     measured(value=proved.value, low=proved.low, high=proved.high, threshold=least, images=len(certificates))

@@ -8,6 +8,7 @@ from hypothesis import strategies
 from metrics import Status
 from metrics.norms import length
 from metrics.statistics import compare
+from robustness_tests.harness.worst import difference, worst_of
 
 SCORED = (Status.ESTIMATED, Status.SATURATED)
 
@@ -75,6 +76,7 @@ def test_candidate_beats_reference_in_clever(candidate, reference, norm, clever,
     both = [pair for pair in pairs if all(one.status in SCORED for one in pair)]
     assert both, "no image has a CLEVER score for both models"
     ours, theirs = ([at_least(pair[side]) for pair in both] for side in (0, 1))
+    measured(worst=worst_of({a.image: difference(at_least(a), at_least(b)) for a, b in both}))
     result = compare(ours, theirs, thresholds.confidence)
     measured(value=result.candidate, reference_value=result.reference, images=result.pairs, p_value=result.p_value)
     measured(difference=result.difference.value, low=result.difference.low, high=result.difference.high)

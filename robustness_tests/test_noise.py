@@ -3,6 +3,7 @@
 import pytest
 
 from metrics.statistics import compare, mean_share
+from robustness_tests.harness.worst import worst_of
 
 
 def test_noise_accuracy(candidate, reference, noise_accuracy, images, norm, epsilon, run, thresholds, measured):
@@ -17,7 +18,7 @@ def test_noise_accuracy(candidate, reference, noise_accuracy, images, norm, epsi
     ball, sphere = (mean_share(shares[law], thresholds.confidence) for law in ("ball", "sphere"))
     least = thresholds.epsilons(run.dataset, norm, "noise_accuracy").get(epsilon)
     measured(value=ball.value, low=ball.low, high=ball.high, threshold=least, images=len(images), sphere=sphere.value)
-    measured(shares=shares["ball"])
+    measured(shares=shares["ball"], worst=worst_of(dict(zip(images, shares["ball"], strict=True))))
     if reference.name != candidate.name:
         theirs = [noise_accuracy(reference, image, norm=norm).at(epsilon, "ball") for image in images]
         measured(reference_value=mean_share(theirs, thresholds.confidence).value)
@@ -48,6 +49,7 @@ def test_candidate_beats_reference_in_noise_accuracy(
     epsilons = run.noise_epsilons(norm)
     ours, theirs = ([mean_over(one, epsilons) for one in of_model] for of_model in found)
     means = [sum(shares) / len(shares) for shares in (ours, theirs)]
+    measured(worst=worst_of({image: a - b for image, a, b in zip(images, ours, theirs, strict=True)}))
     result = compare(ours, theirs, thresholds.confidence)
     measured(value=means[0], reference_value=means[1], images=result.pairs, p_value=result.p_value)
     measured(threshold=thresholds.largest_p_value, epsilons=list(epsilons), unit="share")

@@ -1,5 +1,6 @@
 """Differences of adversarial distances, image by image: from the reference, and from the last release."""
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -9,13 +10,14 @@ from matplotlib.axes import Axes
 from metrics.statistics import median
 from reports.figures.panel import NORM_NAMES, PLACEHOLDERS, Panel, panel
 from reports.results import Results
+from robustness_tests.harness.worst import difference
 
 
 def against_reference(results: Results) -> list[Panel]:
     """Candidate minus reference, sorted, over the images that both classify correctly."""
     if results.against is None:
         return []
-    theirs = {(row.norm, row.image): row.distance for row in results.images if row.model == results.against}
+    theirs = {(row.norm, row.image): row.reach for row in results.images if row.model == results.against}
     return _panels(results, theirs)
 
 
@@ -23,21 +25,27 @@ def since_baseline(results: Results) -> list[Panel]:
     """Candidate now minus candidate of the last release, sorted."""
     if results.baseline is None:
         return []
-    return _panels(results, {(one["norm"], one["image"]): one["distance"] for one in results.baseline["images"]})
+    last = results.baseline["images"]
+    theirs = {(one["norm"], one["image"]): math.inf if one["status"] == "censored" else one["distance"] for one in last}
+    return _panels(results, theirs)
 
 
 def _panels(results: Results, theirs: Mapping[tuple[str, int], float | None]) -> list[Panel]:
     panels = []
     for norm in results.norms:
-        pairs = [(row.distance, theirs.get((norm, row.image))) for row in results.of(results.model, norm)]
-        changes = [ours - other for ours, other in pairs if ours and other]
+        pairs = [(row.reach, theirs.get((norm, row.image))) for row in results.of(results.model, norm)]
+        changes = [difference(ours, other) for ours, other in pairs if ours and other]
         if changes:
             panels.append(panel(NORM_NAMES[norm], partial(_draw, changes, results)))
     return panels
 
 
 def _draw(changes: Sequence[float], results: Results, axes: Axes) -> str:
-    ordered = np.sort(changes)
+    exact = np.sort(changes)
+    # Where an attack found nothing, the bar ends a little beyond the others.
+    finite = np.abs(exact[np.isfinite(exact)])
+    beyond = 1.1 * float(finite.max(initial=0.0)) or 1.0
+    ordered = exact.clip(-beyond, beyond)
     places = np.arange(1, len(ordered) + 1)
     for side, role, label in ((1, "candidate", "larger"), (-1, "bad", "smaller")):
         some = np.where(side * ordered > 0, ordered, 0.0)
@@ -47,7 +55,13 @@ def _draw(changes: Sequence[float], results: Results, axes: Axes) -> str:
         )
     middle = median(list(changes), float(results.thresholds.get("confidence", 0.95)))
     axes.axhline(0, color=PLACEHOLDERS["ink"], linewidth=0.8)
-    axes.axhline(middle.value, color=PLACEHOLDERS["ink"], linestyle="--", linewidth=1, label="median")
+    axes.axhline(
+        float(np.clip(middle.value, -beyond, beyond)),
+        color=PLACEHOLDERS["ink"],
+        linestyle="--",
+        linewidth=1,
+        label="median",
+    )
     axes.set(xlabel="images, by difference", ylabel="difference of adversarial distances")
     larger, smaller = int((ordered > 0).sum()), int((ordered < 0).sum())
     return (

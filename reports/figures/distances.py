@@ -55,7 +55,7 @@ def _distribution(results: Results, norm: str, axes: Axes) -> str:
             _steps(axes, values, count, colour(number), LINES[number], short(model))
             half = (count - 1) // 2
             middle = f"{values[half]:.4g}" if len(values) > half else "more than attacks found"
-            texts.append(f"the median distance of {model} is {middle}")
+            texts.append(f"half of {count} images of {model} are attacked within {middle}")
     last = [one for one in (results.baseline or {}).get("images", []) if one["norm"] == norm and one["status"]]
     if last:
         values = np.sort([one["distance"] for one in last if one["distance"] is not None])
@@ -107,14 +107,15 @@ def _robust_of_model(
 
 
 def _certified(axes: Axes, rows: Sequence[ImageRow]) -> list[str]:
-    tried = [row for row in rows if row.certified is not None]
+    # An image without a certificate counts, as one that is certified for nothing.
+    tried = [row for row in rows if row.certified_status]
     if not any(row.certified for row in tried):
         return []
     values = np.sort([row.certified or 0.0 for row in tried])
     shares = 1 - np.arange(1, len(values) + 1) / len(values)
     green = PLACEHOLDERS["exact"]
     axes.step([0, *values], [1, *shares], where="post", color=green, linestyle="-.", label="certified accuracy")
-    return [f"half of {len(values)} certified images are certified up to {np.median(values):.4g}"]
+    return [f"half of {len(values)} images are certified up to {values[(len(values) - 1) // 2]:.4g}"]
 
 
 def _needed(axes: Axes, results: Results, norm: str) -> list[str]:

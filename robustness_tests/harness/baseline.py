@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ class Baseline:
     Attributes:
         file: where it was read, as on the command line.
         model: name of the candidate of that run.
+        against: name of its reference.
         verdict: of that run.
         finished: when it ended.
         commit: of the folder that it was called in.
@@ -33,11 +35,12 @@ class Baseline:
         clever_radius: radius of CLEVER's ball for each norm.
         images: what was measured of each image, by norm and dataset index: rows of `images` in results.json.
         properties: rows about the candidate: rows of `properties` in results.json.
-        values: what tests about it have measured, by property, norm and epsilon.
+        records: what tests about it have measured, and not about single images.
     """
 
     file: str
     model: str
+    against: str
     verdict: str
     finished: str
     commit: str | None
@@ -48,41 +51,62 @@ class Baseline:
     clever_radius: Mapping[str, float]
     images: Mapping[ImageKey, Mapping[str, Any]]
     properties: tuple[Mapping[str, Any], ...]
-    values: Mapping[tuple[str, str | None, str | None], Mapping[str, Any]]
+    records: tuple[Mapping[str, Any], ...]
 
     def distance(self, norm: str, image: int) -> float | None:
         """The adversarial distance; infinite where no attack found anything, None where it was not measured."""
         row = self.images.get((norm, image), {})
-        if row.get("status") == "censored":
-            return math.inf
-        distance = row.get("distance")
-        return None if distance is None else float(distance)
+        return math.inf if row.get("status") == "censored" else row.get("distance")
 
     def clever(self, norm: str, image: int) -> float | None:
         """The CLEVER score; infinite at the radius, as in comparisons of two models; None where there is none."""
         row = self.images.get((norm, image), {})
-        if row.get("clever_status") == "saturated":
-            return math.inf
-        score = row.get("clever")
-        return None if score is None else float(score)
+        return math.inf if row.get("clever_status") == "saturated" else row.get("clever")
 
     def certified(self, norm: str, image: int) -> float | None:
         """The certified distance; None where there is none."""
-        value = self.images.get((norm, image), {}).get("certified")
-        return None if value is None else float(value)
+        return self.images.get((norm, image), {}).get("certified")
 
-    def value(self, property_name: str, norm: str | None, epsilon: str | None) -> float | None:
-        """The value in the row of this property, if that run has it; epsilons are compared as numbers."""
+    def right(self) -> list[bool]:
+        """Whether each of the first images was classified correctly; empty where that was not measured."""
+        values = self._values("test_clean_accuracy", None, None)
+        wrong, count = values.get("misclassified"), values.get("images")
+        if not isinstance(wrong, list) or not isinstance(count, int):
+            return []
+        return [image not in wrong for image in range(count)]
+
+    def noise_shares(self, norm: str, epsilon: str) -> list[float]:
+        """The share of right labels of each image with noise; empty where that was not measured."""
+        shares = self._values("test_noise_accuracy", norm, epsilon).get("shares")
+        if not isinstance(shares, list) or not all(isinstance(share, int | float) for share in shares):
+            return []
+        return [float(share) for share in shares]
+
+    def _values(self, property_name: str, norm: str | None, epsilon: str | None) -> Mapping[str, Any]:
+        wanted = (property_name, norm, _number(epsilon))
+        for record in self.records:
+            about = record["about"]
+            if (about.get("property"), about.get("norm"), _number(about.get("epsilon"))) == wanted:
+                values: Mapping[str, Any] = record["values"]
+                return values
+        return {}
+
+    def value(
+        self, property_name: str, norm: str | None, epsilon: str | None, *, images: int | None, reference: str | None
+    ) -> float | None:
+        """The value in the row of this property, if it is about as many images, and the same reference."""
+        wanted = (property_name, norm, _number(epsilon), images, reference)
         for row in self.properties:
-            same = row["property_name"] == property_name and row["norm"] == norm
-            if same and _number(row["epsilon"]) == _number(epsilon):
+            found = (row["property_name"], row["norm"], _number(row["epsilon"]), row["images"], row["reference"])
+            # What is compared with a model is about the images that it has right, too.
+            if found == wanted or (row["p_value"] is None and found[:4] == wanted[:4]):
                 return None if row["value"] is None else float(row["value"])
         return None
 
 
-def _number(epsilon: str | None) -> float | str | None:
+def _number(epsilon: object) -> object:
     try:
-        return None if epsilon is None else float(epsilon)
+        return None if epsilon is None else float(str(epsilon))
     except ValueError:
         return epsilon
 
@@ -91,31 +115,61 @@ def load_baseline(path: Path, text: str) -> Baseline:
     """The baseline in a results.json.
 
     Raises:
-        ValueError: for a file that cannot be read, is no results.json, or has another schema.
+        ValueError: for a file that cannot be read, is no results.json, is damaged, or has another schema.
     """
     content = read_results(path, text)
+    try:
+        return _baseline(content, text)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"got {text!r}, which is damaged ({type(error).__name__}: {error}), expected a results.json of this suite"
+        ) from error
+
+
+def _baseline(content: dict[str, Any], text: str) -> Baseline:
     run = content["run"]
-    ours = [row for row in content["properties"] if row["model"] == run["model"]]
-    about = [record for record in content["records"] if record["about"].get("model") == run["model"]]
+    datetime.fromisoformat(content["finished"])
+    records = [{"about": dict(record["about"]), "values": dict(record["values"])} for record in content["records"]]
     return Baseline(
         file=text,
-        model=run["model"],
-        verdict=content["verdict"],
+        model=str(run["model"]),
+        against=str(run["against"]),
+        verdict=str(content["verdict"]),
         finished=content["finished"],
         commit=content.get("commit"),
-        dataset=run["dataset"],
-        effort=run["effort"],
-        seed=run["seed"],
-        image_digests=tuple(run["image_digests"]),
-        clever_radius=run["clever_radius"],
-        images={(row["norm"], row["image"]): row for row in content["images"] if row["model"] == run["model"]},
-        properties=tuple(ours),
-        values={
-            (record["about"]["property"], record["about"].get("norm"), record["about"].get("epsilon")): record["values"]
-            for record in about
-            if "image" not in record["about"] and "property" in record["about"]
+        dataset=str(run["dataset"]),
+        effort=str(run["effort"]),
+        seed=int(run["seed"]),
+        image_digests=tuple(str(digest) for digest in run["image_digests"]),
+        clever_radius={str(norm): float(radius) for norm, radius in run["clever_radius"].items()},
+        images={
+            (str(row["norm"]), int(row["image"])): _checked_row(row)
+            for row in content["images"]
+            if row["model"] == run["model"]
         },
+        properties=tuple(_checked_property(row) for row in content["properties"] if row["model"] == run["model"]),
+        records=tuple(
+            record
+            for record in records
+            if record["about"].get("model") == run["model"] and "image" not in record["about"]
+        ),
     )
+
+
+NUMBERS = ("distance", "clever", "certified")
+COLUMNS = ("property_name", "norm", "epsilon", "images", "reference", "p_value", "value")
+
+
+def _checked_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    numbers = {name: None if row.get(name) is None else float(row[name]) for name in NUMBERS}
+    return {**row, **numbers}
+
+
+def _checked_property(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    missing = [name for name in COLUMNS if name not in row]
+    if missing:
+        raise KeyError(missing[0])
+    return row
 
 
 def read_results(path: Path, text: str) -> dict[str, Any]:
@@ -126,10 +180,10 @@ def read_results(path: Path, text: str) -> dict[str, Any]:
     """
     expected = "expected a results.json of this suite"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
     except OSError as error:
         raise ValueError(f"got {text!r}, which cannot be read ({error.strerror}), {expected}") from error
-    except ValueError as error:  # no JSON, or no text
+    except (ValueError, RecursionError) as error:  # no JSON, or no text
         raise ValueError(f"got {text!r}, which is not JSON ({error}), {expected}") from error
     if not isinstance(content, dict) or "schema" not in content:
         raise ValueError(f"got {text!r}, JSON without a schema, {expected}")
@@ -143,6 +197,10 @@ def read_results(path: Path, text: str) -> dict[str, Any]:
     if missing:
         raise ValueError(f"got {text!r} without {', '.join(missing)}, {expected}")
     return content
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no number")
 
 
 def check_baseline(
@@ -178,7 +236,7 @@ def check_baseline(
     if not common:
         raise ValueError(f"{said}, which has no image in {' or '.join(norms)}, expected one of the norms of this run")
     for norm in common:
-        old_radius, new_radius = baseline.clever_radius[norm], clever_radius[norm]
+        old_radius, new_radius = baseline.clever_radius.get(norm, math.nan), clever_radius[norm]
         if not math.isclose(old_radius, new_radius, rel_tol=1e-9):
             raise ValueError(
                 f"{said}, whose CLEVER radius is {old_radius:g} in {norm}, expected {new_radius:g}: run with "
