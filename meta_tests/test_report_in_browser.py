@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from meta_tests.runs import (
     EVIL,
@@ -322,3 +323,46 @@ def test_thousands_of_images_are_counted_and_not_drawn(gate, opened):
     assert [int(text) for text in column(shown, "image")] == list(range(0, 1500, 75))
     content = json.loads((gate.results_folder / "results.json").read_text())
     assert len(content["images"]) == 1500
+
+
+def test_evil_names_of_files_and_classes(gate, opened):
+    """A whole run: pytest-html writes names of tests as HTML. An image that is asked for would be a complaint."""
+    evil = "<img src=x onerror=alert(1)>"
+    (gate.folder / f"{evil}.py").write_text(
+        "import torch\n"
+        "class Net(torch.nn.Module):\n"
+        "    def forward(self, images):\n"
+        "        bright = 20 * (images.mean(dim=(1, 2, 3)) - 0.5)\n"
+        "        return torch.stack([-bright, bright], dim=1)\n"
+        "def net(): return Net().eval()\n"
+    )
+    random = np.random.default_rng(0)
+    for number, name in enumerate((f"0{evil}", f"1{evil}")):
+        (gate.folder / "pictures" / name).mkdir(parents=True)
+        for image in range(8):
+            pixels = random.integers(60, 100, (8, 8, 3)) + 100 * number
+            Image.fromarray(pixels.astype(np.uint8)).save(gate.folder / "pictures" / name / f"{image}.png")
+    (gate.folder / "test_mine.py").write_text(
+        "import pytest\n"
+        f"@pytest.mark.parametrize('name', [{evil!r}])\n"
+        "def test_distance(candidate, name, measured): measured(value=0.5, worst=[0])\n"
+        f"def test_bad_distance(candidate, measured): assert not candidate, {evil!r}\n"
+    )
+    options = (
+        "--model",
+        f"{evil}.py:net",
+        "--dataset",
+        "folder:pictures",
+        "--images",
+        "6",
+        "--quick",
+        "--norms",
+        "linf",
+    )
+    assert gate("-n0", *options, "-k", "distance or accuracy", "robustness_tests", "test_mine.py").ret == 1
+    shown = opened(gate.results_folder / "report.html")
+    text = shown.locator("body").inner_text()
+    assert text.count(evil) > 5
+    assert f"1{evil}" in column(shown, "label")
+    assert any(evil in name for name in shown.locator(".col-testId").all_inner_texts())
+    assert shown.locator("img[src=x]").count() == 0
