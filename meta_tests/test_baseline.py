@@ -220,12 +220,11 @@ def test_mean_difference_refuses_what_is_no_share(pairs):
         statistics.mean_difference(*pairs)
 
 
-@pytest.mark.parametrize("workers", ["-n0", "-n2"])
-def test_a_worse_model_fails_and_the_same_one_passes(gate, workers, monkeypatch):
+def test_a_worse_model_fails_and_the_same_one_passes(gate, monkeypatch):
     """`standard` as the successor of `robust`: tests, column, figure, notes, Markdown, JUnit."""
     step = gate.folder / "step.md"
     step.write_text("before\n")
-    few = (workers, "--quick", "--images", "8", "--norms", "linf", "-k", "distance or accuracy or clever_since")
+    few = ("-n2", "--quick", "--images", "8", "--norms", "linf", "-k", "distance or accuracy or clever_since")
     gate(*few, "--against", "robust")
     last = gate.results()
     assert last["baseline"] is None
@@ -270,6 +269,20 @@ def test_a_worse_model_fails_and_the_same_one_passes(gate, workers, monkeypatch)
     assert all(row["value"] == row["baseline_value"] for row in unchanged)
 
 
+def test_baseline_without_workers(gate):
+    """A last release whose distances were all larger: each measured number has fallen, and JUnit says against what."""
+    run = run_of(("old",), effort="quick", norms=("linf",), images=4)
+    larger = [replace(one, values={**one.values, "distance": 5.0, "clever": 4.0}) for one in records_of_images(run, 4)]
+    write_results(gate.folder / "last.json", results_of(*larger, run=run))
+    options = ("--quick", "--images", "4", "--norms", "linf", "--baseline=last.json", "--junitxml=junit.xml")
+    assert gate("-n0", *options, "-k", "distance_since or clever_since").ret == 1
+    rows = {row["property_name"]: row for row in gate.results()["properties"]}
+    for name, before in (("adversarial_distance", 5.0), ("clever", 4.0)):
+        row = rows[f"test_{name}_since_baseline"]
+        assert (row["outcome"], row["baseline_value"], row["threshold"]) == ("failed", before, 0.95 * before)
+    assert 'name="robustness.baseline" value="last.json"' in (gate.folder / "junit.xml").read_text()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -293,3 +306,14 @@ def test_bad_baseline_is_a_usage_error(gate, options, message):
     assert message in result.stderr.str()
     assert (gate.results_folder / "results.json").read_text() == before
     assert len(list(gate.results_folder.iterdir())) == 1
+
+
+def test_report_that_cannot_be_drawn_takes_nothing_with_it(gate):
+    """The verdict, results.json and the rows of pytest-html are there; the terminal says what is missing."""
+    page = gate.folder / "reports/page.py"
+    page.write_text(page.read_text().replace("    drawn = figures(results)\n", "    drawn = 1 / 0\n"))
+    result = gate("-n0", "--quick", "--images", "2", "--norms", "linf", "-k", "clean_accuracy")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["report.html is not whole: ZeroDivisionError*", "PARTIAL (quick)*"])
+    assert gate.results()["verdict"] == "partial"
+    assert "test_clean_accuracy" in (gate.results_folder / "report.html").read_text()

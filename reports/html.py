@@ -8,7 +8,7 @@ import pytest
 
 from reports.links import anchor
 from reports.page import CSS, MOST_ROWS, body
-from reports.results_json import RESULTS
+from reports.results_json import RESULTS, TROUBLES
 from robustness_tests.harness.records import ABOUT, BAD, RECORDS, Records
 from robustness_tests.harness.run import IN_USE, RUN, is_worker
 
@@ -104,7 +104,12 @@ class Rows:
         if results is None:
             return
         prefix.append(f"<style>{CSS.read_text(encoding='utf-8')}</style>")
-        prefix.append(body(results, tests=False, tests_note=_note(self.config.stash[RECORDS])))
+        try:
+            prefix.append(body(results, tests=False, tests_note=_note(self.config.stash[RECORDS])))
+        except Exception as error:  # noqa: BLE001  # whatever a user has measured, verdict and rows are not lost
+            trouble = f"report.html is not whole: {type(error).__name__}: {error}"
+            prefix.append(f"<p>{escape(trouble)}</p>")
+            self.config.stash.setdefault(TROUBLES, []).append(trouble)
 
 
 def _shown_as(report: Any) -> str | None:
