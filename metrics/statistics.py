@@ -88,9 +88,7 @@ def mean_difference(
         raise ValueError(f"got {len(ours)} and {len(theirs)} values, expected as many of both")
     for values in (ours, theirs):
         mean_share(values, confidence)
-    gain, loss = (
-        mean_share(np.clip(change, 0, 1), (1 + confidence) / 2) for change in (ours - theirs, theirs - ours)
-    )
+    gain, loss = (mean_share(np.clip(change, 0, 1), (1 + confidence) / 2) for change in (ours - theirs, theirs - ours))
     return Estimate(gain.value - loss.value, gain.low - loss.high, gain.high - loss.low)
 
 
