@@ -349,6 +349,7 @@ def test_gradients_that_are_not_of_the_function_are_masking(robust, digits, norm
     assert found.masked_gradient.all()
     assert (found.status == Status.UNAVAILABLE).all()
     assert found.score.isnan().all()
+    assert found.maxima.isnan().all()
     assert (found.target == -1).all()
 
 

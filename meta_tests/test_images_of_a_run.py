@@ -155,3 +155,13 @@ def test_maxima_are_those_of_the_winner_and_end_with_the_sampling(robust, digits
         assert maxima[blocks:].isnan().all()
         if blocks:
             assert float(scores.raw[row]) <= float(scores.margin[row] / maxima[:blocks].max()) * (1 + 1e-6)
+
+
+def test_maxima_are_those_of_the_winning_target(robust, digits):
+    """All targets share the points: the winner alone, with the same seed, has the same maxima."""
+    images, labels = digits.images[2:8], digits.labels[2:8]
+    options = {"norm": "linf", "radius": 0.25, "blocks": 6, "block_size": 8, "tolerance": 0, "seed": 3}
+    every = clever(robust, images, labels, pruning=math.inf, **options)
+    alone = clever(robust, images, labels, targets=every.target[:, None], **options)
+    assert len(set(every.target.tolist())) > 1
+    assert torch.allclose(every.maxima, alone.maxima)
