@@ -11,15 +11,17 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from meta_tests.runs import RUN, records_of_images, results_of, run_of
+from meta_tests.runs import RUN, model_record, records_of_images, results_of, run_of
 from metrics import Status, adversarial_distance, clever
 from metrics.attacks import SearchPath
 from metrics.extreme_value import end_point
 from reports.images import ImageRow
+from reports.page import page
 from reports.pictures import EACH, LARGEST, choose, pictures, png
 from robustness_tests.harness.clever_fit import clever_fit
 from robustness_tests.harness.image_results import ScoreOfImage, of_row
 from robustness_tests.harness.measurements import traced
+from robustness_tests.harness.records import Record
 from robustness_tests.harness.run import TRACED
 
 
@@ -165,3 +167,26 @@ def test_maxima_are_those_of_the_winning_target(robust, digits):
     alone = clever(robust, images, labels, targets=every.target[:, None], **options)
     assert len(set(every.target.tolist())) > 1
     assert torch.allclose(every.maxima, alone.maxima)
+
+
+def test_images_that_violated_properties_name_come_first():
+    named = model_record("test_clean_accuracy", "failed", {"value": 0.5, "worst": [5, 2]})
+    rows = results_of(*records_of_images(RUN, 8), named).images
+    chosen = choose(RUN, rows, [5, 2, 99])
+    assert [(why, row.norm, row.image) for why, row in chosen[:4]] == [
+        ("named above", "linf", 5),
+        ("named above", "l2", 5),
+        ("named above", "linf", 2),
+        ("named above", "l2", 2),
+    ]
+    assert {row.model for why, row in chosen if why == "named above"} == {"robust"}
+    assert "named above" not in {why for why, _ in choose(RUN, rows)}
+
+
+def test_run_shows_the_images_that_its_failures_name(stored):
+    about = {"property": "test_adversarial_example_is_real", "model": "robust", "norm": "linf", "image": 1}
+    values = {"status": "attacked", "distance": 0.25, "label": 0, "clean_class": 0, "stored_at": "batch.safetensors#1"}
+    failed = model_record("test_robust_accuracy", "failed", {"value": 0.5, "worst": [1]}, norm="linf")
+    results = results_of(Record("a", "passed", "", 0.1, about, values), failed, run=stored, status=1)
+    assert [one.reason for one in results.pictures] == ["named above", "least robust"]
+    assert "Named above" in page(results, "x")

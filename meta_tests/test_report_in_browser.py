@@ -109,11 +109,12 @@ def test_numbers_sort_as_numbers(made, opened):
 
 
 def test_what_was_not_measured_sorts_last(tmp_path, opened):
-    records = [image_record(image=0, clever=0.2), image_record(image=1, clever=None), image_record(image=2, clever=0.1)]
+    scores = [9.0, None, 0.00001, 100.0, 10.0]
+    records = [image_record(image=image, clever=score) for image, score in enumerate(scores)]
     (tmp_path / "report.html").write_text(page(results_of(*records), "x"), encoding="utf-8")
     shown = opened(tmp_path / "report.html")
     button = shown.get_by_role("button", name="CLEVER", exact=True)
-    for expected in (["0.1", "0.2", ""], ["0.2", "0.1", ""]):
+    for expected in (["0.00001", "9", "10", "100", ""], ["100", "10", "9", "0.00001", ""]):
         button.click()
         assert column(shown, "CLEVER") == expected
 
@@ -128,7 +129,7 @@ def test_filters_and_pages_show_what_they_say(made, opened):
     assert set(column(shown, "norm")) == {"l2"}
     violations = [row for row in results.of("robust", "l2") if row.verdict == "violation"]
     assert violations, "the random numbers have some"
-    filters(shown).get_by_label("Verdict").select_option("violation")
+    filters(shown).get_by_label("Checks").select_option("violation")
     assert shown.locator("#image-count").inner_text() == f"{len(violations)} of 240 rows"
     assert column(shown, "image") == [f"{row.image:05d}" for row in violations]
     assert all(text.startswith("CLEVER") for text in column(shown, "why"))
@@ -180,7 +181,7 @@ def test_images_that_have_pictures_are_shown(tmp_path, opened):
     card.get_by_role("link").click()
     assert set(column(shown, "image")) == {"00000"}
     # No filter is left at a value that no row has.
-    opened(tmp_path / "report.html", fragment="#images?verdict=failed&norm=l1")
+    opened(tmp_path / "report.html", fragment="#images?checks=failed&norm=l1")
     shown.get_by_role("button", name="Show all", exact=True).click()
     assert shown.locator("#image-count").inner_text() == "8 of 8 rows"
 
@@ -319,7 +320,7 @@ def test_thousands_of_images_are_counted_and_not_drawn(gate, opened):
     assert shown.locator(".collapsible").count() == 20
     assert "image 75 is wrong" in shown.locator(".collapsible .col-why").all_inner_texts()[1]
     assert shown.locator("*").count() < 4000
-    filters(shown).get_by_label("Verdict").select_option("failed")
+    filters(shown).get_by_label("Checks").select_option("failed")
     assert [int(text) for text in column(shown, "image")] == list(range(0, 1500, 75))
     content = json.loads((gate.results_folder / "results.json").read_text())
     assert len(content["images"]) == 1500

@@ -1,9 +1,10 @@
 """What the numbers say in words: one answer for each part of the report, and where to look after a failure."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from reports.results import Results
 from reports.rows import Row
+from robustness_tests.harness.records import Record
 from robustness_tests.harness.worst import LOOK_AT
 
 TIGHT, LOOSE = 0.7, 0.3
@@ -127,9 +128,14 @@ def culprits(results: Results, row: Row) -> list[int]:
 
     Those that its test has named, `measured(worst=[...])`; of a property of images, those that went wrong.
     """
+    return culprits_in(results.records, row)
+
+
+def culprits_in(records: Iterable[Record], row: Row) -> list[int]:
+    """The same, of the records of a run."""
     tests = set(row.tests)
     images: list[object] = []
-    for record in results.records:
+    for record in records:
         if record.test in tests:
             worst = record.values.get("worst")
             images += worst if isinstance(worst, list) else [record.about.get("image")]

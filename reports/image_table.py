@@ -18,12 +18,12 @@ COLUMNS = (
     "adversarial distance",
     "CLEVER / distance",
     "distance - reference",
-    "verdict",
+    "checks",
     "why",
 )
 
 
-FILTERS = ("model", "norm", "verdict", "image")
+FILTERS = ("model", "norm", "checks", "image")
 
 
 def image_table(results: Results) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def image_table(results: Results) -> dict[str, Any]:
 
 
 def _rounded(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.5g}")
+    return None if value is None else float(f"{value:.8g}")
 
 
 def class_name(names: Sequence[str], number: int | None) -> str | int | None:

@@ -55,8 +55,12 @@ def _card(results: Results, pictures: Sequence[Picture]) -> dict[str, Any]:
         row = rows[picture.model, picture.norm, picture.image]
         clean = seen(row.clean_class, row.clean_confidence)
         attacked = seen(row.adversarial_class, row.adversarial_confidence)
+        shots.append(
+            {"png": picture.clean, "text": f"clean: {clean}", "alt": f"clean image {picture.image:05d}, class {clean}"}
+        )
+        if row.status == "misclassified":
+            break  # in every norm: there is no attack
         shots += [
-            {"png": picture.clean, "text": f"clean: {clean}", "alt": f"clean image {picture.image:05d}, class {clean}"},
             {
                 "png": picture.adversarial,
                 "text": f"adversarial in {picture.norm}: {attacked}",

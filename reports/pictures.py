@@ -51,14 +51,15 @@ class Picture:
 
 
 REASONS = {
+    "named above": "Images that the violated properties name.",
     "least robust": "Correctly classified images with the smallest adversarial distances of the candidate.",
     "largest violations": "CLEVER scores of either model that are above the adversarial distance by large factors.",
     "largest losses": "Images that both classify correctly, and an attacker needs less for the candidate.",
 }
 
 
-def choose(run: Run, rows: Sequence[ImageRow]) -> list[tuple[str, ImageRow]]:
-    """Which images to look at, with the reason, the worst first."""
+def choose(run: Run, rows: Sequence[ImageRow], named: Iterable[int] = ()) -> list[tuple[str, ImageRow]]:
+    """Which images to look at, with the reason, the worst first; those that are `named` before all."""
     of_reference = {(row.norm, row.image): row.reach for row in rows if row.model == run.against}
 
     def loss(row: ImageRow) -> float:
@@ -73,7 +74,9 @@ def choose(run: Run, rows: Sequence[ImageRow]) -> list[tuple[str, ImageRow]]:
         ("largest violations", violations, lambda row: -(row.ratio or 0.0)),
         ("largest losses", losses, lambda row: -loss(row)),
     ]
-    return [
+    by_image = {(row.norm, row.image): row for row in rows if row.model == run.model}
+    wanted = [by_image[norm, image] for image in named for norm in run.norms if (norm, image) in by_image]
+    return [("named above", row) for row in wanted] + [
         (reason, row)
         for reason, some, order in orders
         for norm in run.norms
@@ -81,9 +84,9 @@ def choose(run: Run, rows: Sequence[ImageRow]) -> list[tuple[str, ImageRow]]:
     ]
 
 
-def pictures(run: Run, rows: Sequence[ImageRow]) -> list[Picture]:
+def pictures(run: Run, rows: Sequence[ImageRow], named: Iterable[int] = ()) -> list[Picture]:
     """The chosen images as pictures; those whose stored measurements are gone are left out."""
-    found = ((reason, row, _read(run.measurements, row.stored_at)) for reason, row in choose(run, rows))
+    found = ((reason, row, _read(run.measurements, row.stored_at)) for reason, row in choose(run, rows, named))
     return [_picture(reason, row, *pair) for reason, row, pair in found if pair is not None]
 
 

@@ -43,7 +43,7 @@
       const part = shown.slice(page * PAGE, (page + 1) * PAGE);
       body.replaceChildren(...part.map((row) => {
         const line = document.createElement("tr");
-        line.className = "image-" + row[filters.verdict].replace(" ", "-");
+        line.className = "image-" + row[filters.checks].replace(" ", "-");
         row.forEach((value, column) => {
           const cell = document.createElement("td");
           cell.textContent = value === null ? "" : typeof value === "number" ? text(value, column) : value;
@@ -55,7 +55,7 @@
       }));
       const pages = Math.max(1, Math.ceil(shown.length / PAGE));
       document.getElementById("image-count").textContent =
-        `${shown.length} of ${rows.length} rows`;
+        `${shown.length} of ${rows.length} rows` + (shown.length ? "" : ": no image is like that");
       document.getElementById("image-page").textContent = `page ${page + 1} of ${pages}`;
       document.getElementById("image-previous").disabled = page === 0;
       document.getElementById("image-next").disabled = page + 1 >= pages;
@@ -91,7 +91,7 @@
       document.getElementById("images").scrollIntoView();
     }
 
-    buttons.forEach((button, column) => button.addEventListener("click", () => {
+    buttons.forEach((button, column) => button.parentElement.addEventListener("click", () => {
       descending = sorted === column && !descending;
       sorted = column;
       select();

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
+from reports.answers import culprits_in
 from reports.images import image_rows
 from reports.pictures import pictures
 from reports.provenance import commit, described, last_release, versions
@@ -47,9 +48,19 @@ def summarise(run: Run, records: Records, exit_status: int) -> Results:
         baseline=last_release(run.baseline),
         properties=tuple(rows),
         images=tuple(images),
-        pictures=tuple(pictures(run, images)),
+        pictures=tuple(pictures(run, images, _named(rows, ours, run))),
         records=tuple(sorted(ours, key=lambda record: record.test)),
     )
+
+
+MOST_NAMED = 6
+"""Images that violated properties name, and that are shown."""
+
+
+def _named(rows: Sequence[Row], records: Sequence[Record], run: Run) -> list[int]:
+    violated = [row for row in rows if row.outcome in BAD and row.model == run.model]
+    images = [image for row in violated for image in culprits_in(records, row)]
+    return list(dict.fromkeys(images))[:MOST_NAMED]
 
 
 def _has_costs(record: Record) -> bool:

@@ -41,7 +41,7 @@ def masking(score):
 
 
 def test_clever_below_distance(model, norm, image, clever, adversarial_distance, measured):
-    """The CLEVER score of an image is not above the adversarial distance, which an attack has proved to be too much.
+    """The CLEVER score of an image is not above the adversarial distance, at which an attack changes the label.
 
     Mostly: a violation proves that this score is wrong, and is shown as an expected failure. How many there may be is
     asserted by `test_share_of_clever_below_distance`.

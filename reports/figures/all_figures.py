@@ -91,7 +91,7 @@ DRAWINGS = (
         draw=distances.brackets,
         caption="One bar for each certified image. No perturbation below its lower end changes the label, which is "
         "proved, and one at its upper end does: the true distance is in between. A CLEVER score above the "
-        "bar is wrong, one below it is useless. Long bars say that the bounds are loose for this "
+        "bar is wrong, one below it says less than what is proved. Long bars say that the bounds are loose for this "
         "architecture, not that the model is weak.",
     ),
     Drawing(

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from metrics.statistics import median
-from reports.figures.panel import NORM_NAMES, PLACEHOLDERS, Panel, panel
+from reports.figures.panel import NORM_NAMES, PLACEHOLDERS, Panel, panel, whole_numbers
 from reports.results import Results
 from robustness_tests.harness.worst import difference
 
@@ -63,6 +63,7 @@ def _draw(changes: Sequence[float], results: Results, axes: Axes) -> str:
         label="median",
     )
     axes.set(xlabel="images, by difference", ylabel="difference of adversarial distances")
+    whole_numbers(axes.xaxis)
     larger, smaller = int((ordered > 0).sum()), int((ordered < 0).sum())
     return (
         f"larger for {larger} and smaller for {smaller} of {len(ordered)} images, median difference "

@@ -19,6 +19,7 @@ from reports.figures.panel import (
     plain_logarithmic,
     rasterized,
     short,
+    whole_numbers,
 )
 from reports.images import ImageRow, known
 from reports.results import Results
@@ -180,6 +181,7 @@ def _brackets(rows: Sequence[ImageRow], number: int, axes: Axes) -> str:
             )
     axes.set(yscale="log", xlabel="certified images, by adversarial distance", ylabel="distance (range 0 to 1)")
     plain_logarithmic(axes.yaxis)
+    whole_numbers(axes.xaxis)
     return f"{len(rows)} images, median of certified / adversarial distance {float(np.median(low / high)):.2f}."
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 PLACEHOLDERS = {
@@ -96,6 +96,11 @@ def panel(title: str, draw: Callable[[Axes], str]) -> Panel:
 def column(rows: Sequence[object], name: str) -> NDArray[np.float64]:
     """An attribute of all rows; NaN where there is none."""
     return np.array([getattr(row, name) for row in rows], dtype=float)
+
+
+def whole_numbers(axis: Axis) -> None:
+    """Ticks for counts."""
+    axis.set_major_locator(MaxNLocator(integer=True))
 
 
 def plain_logarithmic(axis: Axis) -> None:
