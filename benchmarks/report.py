@@ -67,7 +67,7 @@ def browse(report: Path):
         rows = page.locator(".collapsible .col-result")
         for name, click in {
             "sort by a number": sort.click,
-            "filter by verdict": lambda: filters.get_by_label("Verdict").select_option("violation"),
+            "filter by checks": lambda: filters.get_by_label("Checks").select_option("violation"),
             "all again": filters.get_by_role("button").click,
             "next page": page.locator("#image-next").click,
             "open the traceback of a test": rows.first.click,

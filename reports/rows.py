@@ -203,7 +203,7 @@ def _levels(epsilon: str | None) -> str | None:
     """An epsilon as a part of 255, if it is a whole one.
 
     Example:
-        >>> _levels("0.00784"), _levels("0.1")
+        >>> _levels("0.00784"), _levels("0.5")
         ('(2/255)', None)
     """
     try:
@@ -211,7 +211,7 @@ def _levels(epsilon: str | None) -> str | None:
     except ValueError:
         return None
     whole = round(levels)
-    return f"({whole}/255)" if whole and abs(levels - whole) < 0.005 * whole else None
+    return f"({whole}/255)" if whole and abs(levels - whole) < 0.01 else None
 
 
 def _beyond(row: Row, value: float | None) -> str:
