@@ -20,9 +20,9 @@ from reports.page import page
 from reports.pictures import EACH, LARGEST, choose, pictures, png
 from robustness_tests.harness.clever_fit import clever_fit
 from robustness_tests.harness.image_results import ScoreOfImage, of_row
-from robustness_tests.harness.measurements import traced
 from robustness_tests.harness.records import Record
 from robustness_tests.harness.run import TRACED
+from robustness_tests.harness.traces import traced
 
 
 def pixels(encoded):

@@ -20,6 +20,7 @@ from robustness_tests.harness.values import plain
 
 if TYPE_CHECKING:
     # Importing torch takes seconds; the controller of a distributed run never needs it.
+    from robustness_tests.harness.black_box import BlackBox
     from robustness_tests.harness.image_results import (
         AnchoredScoreOfImage,
         CertificateOfImage,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
         NoiseOfImage,
         ScoreOfImage,
     )
-    from robustness_tests.harness.measurements import BlackBox, Measurements, Subject
+    from robustness_tests.harness.measurements import Measurements, Subject
 
 
 class AdversarialDistance(Protocol):
@@ -193,7 +194,7 @@ def common_corruptions(measurements: Measurements) -> Callable[[Subject], dict[s
 @pytest.fixture(scope="session")
 def black_box(measurements: Measurements) -> BlackBox:
     """Attack an image without gradients: `black_box(model, image, norm=..., epsilon=...)`."""
-    from robustness_tests.harness.measurements import BlackBox  # noqa: PLC0415  # torch, see above
+    from robustness_tests.harness.black_box import BlackBox  # noqa: PLC0415  # torch, see above
 
     return BlackBox(measurements)
 

@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,10 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import metrics
-from metrics import AdversarialDistances, CleverScores
-from metrics.attacks import SearchPath
-from metrics.norms import length
-from robustness_tests.harness.black_box import QUERIES, BlackBoxAttack, square
+from metrics import CleverScores
 from robustness_tests.harness.collection import PROVING
 from robustness_tests.harness.image_results import (
     AnchoredScoreOfImage,
@@ -29,6 +25,7 @@ from robustness_tests.harness.image_results import (
 )
 from robustness_tests.harness.run import TRACED, Run
 from robustness_tests.harness.store import Key, Store
+from robustness_tests.harness.traces import traced
 from robustness_tests.subjects.catalog import MODELS, NORMS, closest
 from robustness_tests.subjects.datasets import Images, common_corruptions, load_dataset
 from robustness_tests.subjects.models import check_bundled, load_model, model_digest
@@ -363,79 +360,10 @@ class Measurements:
         }
 
 
-def traced(path: SearchPath, result: AdversarialDistances) -> dict[str, Tensor]:
-    """How the distances of N images came down while an attack went on.
-
-    Returns:
-        `trace`, shape (N, len(TRACED)): the distance after so many queries, or after all if there were fewer; infinite
-        before anything was found; and `halfway`, shape (N,): the distance after half of the queries.
-    """
-    points = torch.full((len(result.distance), len(TRACED)), torch.inf, dtype=result.distance.dtype)
-    halfway = torch.full((len(result.distance),), torch.inf, dtype=result.distance.dtype)
-    for row, final in enumerate(result.distance.tolist()):
-        if not 0 < final < math.inf:
-            points[row], halfway[row] = final, final
-            continue
-        mine = path.image == row
-        tried = torch.where(path.margin[mine] <= 0, path.distance[mine], torch.inf).cpu()
-        # The point that is kept may have been pushed outwards a little when it was verified.
-        best = tried.cummin(dim=0).values.clamp(min=final)
-        best[-1] = final
-        points[row] = best[[min(steps, len(best)) - 1 for steps in TRACED]]
-        halfway[row] = best[(len(best) - 1) // 2]
-    return {"trace": points, "halfway": halfway}
-
-
 def _by_law(measure: Callable[[str], Any]) -> dict[str, Tensor]:
     found = {law: measure(law) for law in LAWS}
     columns: dict[str, Tensor] = {law: result.accuracy for law, result in found.items()}
     return {**columns, "forward": torch.stack([result.forward for result in found.values()]).sum(dim=0)}
-
-
-class BlackBox:
-    """An attack without gradients on the images of a run, a few queries each; its results are not stored.
-
-    Attributes:
-        images: how many images it is meant for.
-    """
-
-    images = 8
-
-    def __init__(self, measurements: Measurements) -> None:
-        self.measurements = measurements
-
-    def __call__(self, model: Subject, image: int, *, norm: str, epsilon: float) -> BlackBoxAttack:
-        """Whether Square changes the label of the image with this dataset index within epsilon."""
-        run = self.measurements.run
-        return square(
-            model.network,
-            model.image(image)[None].to(model.device),
-            torch.tensor([model.label(image)], device=model.device),
-            norm=norm,  # type: ignore[arg-type]  # one of NORMS, checked by the options
-            epsilon=epsilon,
-            queries=QUERIES[run.effort],
-            seed=seed_of(run.seed, "square", image),
-        )
-
-    def second_try(self, model: Subject, image: int, *, norm: str) -> float:
-        """The distance with the default effort, if it was quick: was it the gradients, or the budget? Else infinite."""
-        if self.measurements.run.effort != "quick":
-            return math.inf
-        with reproducible():
-            found = metrics.adversarial_distance(
-                model.network,
-                model.image(image)[None].to(model.device),
-                torch.tensor([model.label(image)], device=model.device),
-                norm=norm,  # type: ignore[arg-type]  # as above
-                effort="default",
-                seed=seed_of(self.measurements.run.seed, "adversarial_distance", image),
-            )
-        return float(found.distance)
-
-    def furthest(self, norm: str) -> float:
-        """Half of the longest way through the box: further than that no perturbation is meant."""
-        pixels = self.measurements.subject(self.measurements.run.model).images.images[:1]
-        return 0.5 * float(length(torch.ones_like(pixels), norm))  # type: ignore[arg-type]  # as above
 
 
 @functools.cache
