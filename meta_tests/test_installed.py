@@ -85,7 +85,9 @@ def test_gate_runs_from_any_folder(user):
     assert "mypkg.nets.net (mypkg.nets:net) against standard on digits" in done.stdout, done.stdout + done.stderr
     assert done.returncode in (0, 1), "properties are judged: five images may be too few"
     assert "error" not in done.stdout.rpartition("\n=")[2]
-    assert (user.folder / "robustness-results/report.html").is_file()
+    page = (user.folder / "robustness-results/report.html").read_text()
+    assert "is not whole" not in page
+    assert "<svg" in page, "figures, templates and styles are installed"
 
 
 def test_fixtures_are_there_for_tests_of_the_user(user):
