@@ -293,6 +293,7 @@ def test_baseline_without_workers(gate):
         ),
         (["--baseline=robustness-results/results.json"], "which this run writes over, expected a copy of it elsewhere"),
         (["--summary=robustness-results/report.html"], "the report.html of this run, expected another file"),
+        (["--baseline=last.json", "--summary=last.json"], "the baseline of this run, expected another file"),
         (["--summary=no/summary.md"], "--summary: got 'no/summary.md', expected a file in a folder that is there"),
     ],
 )

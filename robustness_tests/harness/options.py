@@ -247,11 +247,12 @@ def run_from(config: pytest.Config) -> Run:
 def _check_files(run: Run, given: Mapping[str, Any], config: pytest.Config) -> None:
     """Refuse to write over what is read, or twice into one file."""
     written = {name: (run.results / name).resolve() for name in ("results.json", "report.html")}
-    if given["baseline"] and _path("baseline", given["baseline"], config).resolve() == written["results.json"]:
+    baseline = _path("baseline", given["baseline"], config).resolve() if given["baseline"] else None
+    if baseline == written["results.json"]:
         raise pytest.UsageError(
             f"--baseline: got {given['baseline']!r}, which this run writes over, expected a copy of it elsewhere"
         )
-    for name, path in written.items():
+    for name, path in {**written, "baseline": baseline}.items():
         if run.summary is not None and run.summary.resolve() == path:
             raise pytest.UsageError(
                 f"--summary: got {given['summary']!r}, the {name} of this run, expected another file"
