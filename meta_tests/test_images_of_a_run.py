@@ -4,6 +4,7 @@ import base64
 import io
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,10 +19,12 @@ from metrics.extreme_value import end_point
 from reports.images import ImageRow
 from reports.page import page
 from reports.pictures import EACH, LARGEST, choose, pictures, png
+from robustness_tests import test_adversarial_distance as properties
 from robustness_tests.harness.clever_fit import clever_fit
 from robustness_tests.harness.image_results import ScoreOfImage, of_row
 from robustness_tests.harness.records import Record
 from robustness_tests.harness.run import TRACED
+from robustness_tests.harness.thresholds import load_thresholds
 from robustness_tests.harness.traces import traced
 
 
@@ -190,3 +193,28 @@ def test_run_shows_the_images_that_its_failures_name(stored):
     results = results_of(Record("a", "passed", "", 0.1, about, values), failed, run=stored, status=1)
     assert [one.reason for one in results.pictures] == ["named above", "least robust"]
     assert "Named above" in page(results, "x")
+
+
+@pytest.mark.parametrize(("ratio", "count", "holds"), [(1.049, 20, True), (1.051, 20, False), (2.0, 3, True)])
+def test_convergence_is_judged_by_its_interval(ratio, count, holds):
+    """20 images that all fell by too much are proof, three are not."""
+    one = {"status": Status.ATTACKED, "halfway": ratio, "distance": 1.0}
+    found = {image: SimpleNamespace(image=image, **one) for image in range(count)}
+    values = {}
+
+    def check():
+        properties.test_attack_has_converged(
+            SimpleNamespace(name="net"),
+            "linf",
+            lambda _, image, norm: found[image],
+            range(count),
+            load_thresholds(None),
+            lambda **some: values.update(some),
+        )
+
+    if holds:
+        check()
+    else:
+        with pytest.raises(AssertionError, match="they are still falling"):
+            check()
+    assert (values["value"], values["worst"]) == (ratio, [0, 1, 2])
