@@ -36,8 +36,8 @@ class SearchPath:
         image: number of the image in the batch of the caller.
         attack: the `Attack` that asked.
         distance: norm of the perturbation that was tried.
-        margin: logit of the label minus the largest other one there (targeted: largest other one minus the target's);
-            adversarial where it is below 0 by more than rounding explains.
+        margin: what decided, see `Search.margin`: logit of the label minus the largest other one there (targeted:
+            largest other one minus the target's), and the slack for rounding on top; adversarial where it is 0 or less.
     """
 
     image: Tensor
@@ -151,9 +151,7 @@ class Search:
         self.adversarial[found] = points[better]
         self.attack[found] = attack
         if self._path is not None:
-            self._path.append(
-                SearchPath(rows, torch.full_like(rows, attack), distances, self._plain_margin(logits, rows))
-            )
+            self._path.append(SearchPath(rows, torch.full_like(rows, attack), distances, margins))
         return margins
 
 
