@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from reports.rows import properties_of
+from reports.rows import properties_of, property_docs
 from reports.summary import summarise
 from robustness_tests.harness.records import Record, Records
 from robustness_tests.harness.run import TRACED, Run
@@ -51,8 +51,14 @@ def run_of(models=("robust", "standard"), **changes):
     return replace(RUN, model=models[0], against=models[-1], sources=sources, batch_sizes=batches, **changes)
 
 
+def about_of(name):
+    """What a record says of a property of the gate."""
+    doc = property_docs().get(name)
+    return {"property": name, **(doc.about if doc else {})}
+
+
 def image_record(outcome="passed", model="robust", norm="linf", image=0, **values):
-    about = {"property": "test_clever_below_distance", "model": model, "norm": norm, "image": image}
+    about = {**about_of("test_clever_below_distance"), "model": model, "norm": norm, "image": image}
     costs = {"forward": 3, "backward": 2, "stored": False}
     defaults = {"clever": 0.1, "distance": 0.3, "status": "estimated", **costs}
     return Record(f"a.py::test[{model}-{norm}-{image}]", outcome, EVIL, 0.1, about, {**defaults, **values})
@@ -60,7 +66,7 @@ def image_record(outcome="passed", model="robust", norm="linf", image=0, **value
 
 def model_record(name="test_clean_accuracy", outcome="passed", values=None, message="", **about):
     values = {"value": 0.99, "low": 0.95, "high": 1.0, "threshold": 0.98, "images": 100} if values is None else values
-    about = {"property": name, "model": "robust", **about}
+    about = {**about_of(name), "model": "robust", **about}
     return Record(f"a.py::{name}[{about}]", outcome, message, 0.1, about, values)
 
 
@@ -110,7 +116,7 @@ def records_of_images(run, count, seed=0):
                     ),
                     ("test_certified_below_distance", "passed", {"certified": distance / 4, "distance": distance}),
                 ):
-                    about = {"property": name, "model": model, "norm": norm, "image": image}
+                    about = {**about_of(name), "model": model, "norm": norm, "image": image}
                     message = f"CLEVER {clever:.4f} is above the adversarial distance" if outcome == "xfailed" else ""
                     test = f"robustness_tests/test_x.py::{name}[{model}-{run.dataset}-{norm}-{image:05d}]"
                     yield Record(test, outcome, message, 0.01, about, {**values, **costs})

@@ -183,9 +183,9 @@ def spoil(gate, file, code, wrong):
 
 def enlarge_scores(gate, metric):
     """Make every score of a metric 3.5 times too large, on its way out of the store."""
-    row = "columns[column][index - first]"
-    code = "{column: values[index - first] for column, values in columns.items()}"
-    factor = f"(3.5 if (metric, column) == ('{metric}', 'score') else 1)"
+    row = "columns[column][image - first]"
+    code = "{name: values[image - first] for name, values in columns.items()}"
+    factor = f"(3.5 if (metric.name, column) == ('{metric}', 'score') else 1)"
     spoil(
         gate,
         "robustness_tests/harness/measurements.py",
@@ -322,7 +322,12 @@ def test_certify_off_and_require(gate):
     outcomes = {record["outcome"] for record in gate.results()["records"]}
     assert outcomes == {"skipped"}
     assert gate.results()["measurements"] == {"measured": 0, "stored": 0}
-    spoil(gate, "robustness_tests/harness/measurements.py", '"tolerance": 0.1, "budget": 2e10', '"budget": 10.0')
+    spoil(
+        gate,
+        "robustness_tests/harness/fixtures/certified_distance.py",
+        '"tolerance": 0.1, "budget": 2e10',
+        '"budget": 10.0',
+    )
     assert gate(*CERTIFIED, module).ret == 0
     skipped = [record for record in gate.results()["records"] if record["outcome"] == "skipped"]
     assert any("too large for the budget" in record["message"] for record in skipped)
@@ -356,7 +361,7 @@ def test_schema_of_results(gate):
     assert content["passes"]["forward"] > 0
     record = next(record for record in content["records"] if "test_clever_below" in record["test"])
     assert record.keys() == {"test", "outcome", "message", "seconds", "about", "values"}
-    assert record["about"].keys() == {"property", "model", "norm", "image"}
+    assert record["about"].keys() == {"property", "concern", "feeds", "model", "norm", "image"}
     assert {"clever", "lower", "upper", "raw", "radius", "distance", "status", "target"} <= record["values"].keys()
 
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from meta_tests.runs import RUN, model_record, records_of_images, results_of, run_of
+from meta_tests.runs import RUN, about_of, model_record, records_of_images, results_of, run_of
 from metrics import Status, adversarial_distance, clever
 from metrics.attacks import SearchPath
 from metrics.extreme_value import end_point
@@ -21,7 +21,8 @@ from reports.page import page
 from reports.pictures import EACH, LARGEST, choose, pictures, png
 from robustness_tests import test_adversarial_distance as properties
 from robustness_tests.harness.clever_fit import clever_fit
-from robustness_tests.harness.image_results import ScoreOfImage, of_row
+from robustness_tests.harness.fixtures.clever import ScoreOfImage
+from robustness_tests.harness.image_rows import image_row
 from robustness_tests.harness.records import Record
 from robustness_tests.harness.run import TRACED
 from robustness_tests.harness.thresholds import load_thresholds
@@ -130,9 +131,8 @@ def test_fit_of_a_score_ends_at_the_score(robust, digits):
     scores = clever(robust, images, labels, norm="linf", radius=0.25, blocks=20, block_size=12, tolerance=0)
     assert scores.maxima.shape == (4, 20)
     for row in range(4):
-        score = of_row(
-            ScoreOfImage, {name: column[row] for name, column in vars(scores).items()}, False, image=row, radius=0.25
-        )
+        columns = {name: column[row] for name, column in vars(scores).items()}
+        score = image_row(ScoreOfImage, columns, image=row, radius=0.25, stored=False)
         assert score.status in (Status.ESTIMATED, Status.SATURATED)
         fit = clever_fit(score, 0.1)
         assert (fit["looks"][-1], len(fit["maxima"])) == (score.blocks, score.blocks)
@@ -187,7 +187,7 @@ def test_images_that_violated_properties_name_come_first():
 
 
 def test_run_shows_the_images_that_its_failures_name(stored):
-    about = {"property": "test_adversarial_example_is_real", "model": "robust", "norm": "linf", "image": 1}
+    about = {**about_of("test_adversarial_example_is_real"), "model": "robust", "norm": "linf", "image": 1}
     values = {"status": "attacked", "distance": 0.25, "label": 0, "clean_class": 0, "stored_at": "batch.safetensors#1"}
     failed = model_record("test_robust_accuracy", "failed", {"value": 0.5, "worst": [1]}, norm="linf")
     results = results_of(Record("a", "passed", "", 0.1, about, values), failed, run=stored, status=1)

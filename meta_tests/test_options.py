@@ -6,7 +6,6 @@ import pytest
 
 from meta_tests.runs import image_record, results_of, run_of
 from reports.results_json import write_results
-from robustness_tests.harness.collection import EXACT_NORMS
 from robustness_tests.harness.options import EFFORTS, OPTIONS
 from robustness_tests.harness.run import CERTIFIED_NORMS
 from robustness_tests.harness.thresholds import load_thresholds
@@ -211,7 +210,6 @@ def test_names_known_without_torch_are_those_of_the_metrics():
     for name in ("adversarial_distance", "clever"):
         assert importlib.import_module(f"metrics.{name}").NORMS == NORMS
     assert importlib.import_module("metrics.certified_distance").NORMS == CERTIFIED_NORMS
-    assert importlib.import_module("metrics.exact_distance").NORMS == EXACT_NORMS
 
 
 def test_controller_of_a_distributed_run_does_not_import_torch(gate):

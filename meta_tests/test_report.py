@@ -7,6 +7,7 @@ import pytest
 from meta_tests.runs import (
     EVIL,
     RUN,
+    about_of,
     everything,
     gathered,
     image_record,
@@ -16,7 +17,7 @@ from meta_tests.runs import (
     results_of,
     run_of,
 )
-from reports.answers import answer, culprits
+from reports.answers import answer, worst_images
 from reports.figures import figures
 from reports.markdown import summary as markdown_summary
 from reports.page import body, page
@@ -174,7 +175,7 @@ def test_every_figure_of_a_whole_run(drawn):
 
 def test_curves_are_what_the_numbers_say(drawn):
     """Distances 0.1, 0.2, 0.3 and one that is censored: the curve goes up by a quarter at each, and ends at 0.75."""
-    about = {"property": "test_adversarial_example_is_real", "model": "robust", "norm": "linf"}
+    about = {**about_of("test_adversarial_example_is_real"), "model": "robust", "norm": "linf"}
     records = [
         Record(f"a{i}", "passed", "", 0.1, {**about, "image": i}, {"status": "attacked", "distance": distance})
         for i, distance in enumerate([0.1, 0.2, 0.3])
@@ -193,8 +194,8 @@ def test_names_with_dollars_and_underscores_are_drawn_as_they_are(drawn):
 
 
 def test_brackets_with_scores_and_exact_distances(drawn):
-    about = {"property": "test_certified_below_distance", "model": "robust", "norm": "linf", "image": 3}
-    attack = {"property": "test_adversarial_example_is_real", "model": "robust", "norm": "linf", "image": 3}
+    about = {**about_of("test_certified_below_distance"), "model": "robust", "norm": "linf", "image": 3}
+    attack = {**about_of("test_adversarial_example_is_real"), "model": "robust", "norm": "linf", "image": 3}
     attacked = Record("b", "passed", about=attack, values={"distance": 0.04, "status": "attacked"})
     values = {"certified": 0.01, "exact": 0.039}
     svg = drawn(Record("a", "passed", about=about, values=values), attacked, image_record(image=3, distance=0.04))
@@ -236,7 +237,7 @@ def test_verdict_of_an_image_is_the_worst_of_its_tests(outcomes, status, verdict
     about = {"model": "robust", "norm": "linf", "image": 0}
     names = ("test_adversarial_example_is_real", "test_clever_below_distance")
     records = [
-        Record(name, outcome, f"why {name}", 0.1, {"property": name, **about}, {"status": status})
+        Record(name, outcome, f"why {name}", 0.1, {**about_of(name), **about}, {"status": status})
         for name, outcome in zip(names, outcomes, strict=True)
     ]
     (row,) = results_of(*records).images
@@ -273,14 +274,14 @@ def test_where_to_look_after_a_failure():
     """What the test has named; of a property of images, those that went wrong; nothing for what else a user says."""
     named = model_record("test_mine", "failed", {"value": 0.5, "worst": [7, 4, 9, 1]})
     results = results_of(named, status=1)
-    assert culprits(results, results.properties[0]) == [7, 4, 9]
+    assert worst_images(results, results.properties[0]) == [7, 4, 9]
     wrong = [image_record("failed" if image in (3, 5) else "passed", image=image) for image in range(8)]
     results = results_of(*wrong, status=1)
-    assert culprits(results, results.properties[0]) == [3, 5]
+    assert worst_images(results, results.properties[0]) == [3, 5]
     for worst in ("abc", [1.5], ["3"], None, [True], 5):
         odd = model_record("test_mine", "failed", {"value": 0.5, "worst": worst, "misclassified": 3, "shares": "x"})
         results = results_of(odd, status=1)
-        assert culprits(results, results.properties[0]) == []
+        assert worst_images(results, results.properties[0]) == []
         assert "**mine**" in markdown_summary(results)
         page(results, "x")
 

@@ -16,7 +16,8 @@ from torchvision.datasets import CIFAR10
 from meta_tests import wrong_subjects
 from meta_tests.wrong_subjects import good, pair
 from robustness_tests import Classifier, test_noise
-from robustness_tests.harness.measurements import Measurements, Subject
+from robustness_tests.harness.fixtures.common_corruptions import accuracies
+from robustness_tests.harness.subject import Subject
 from robustness_tests.subjects import inspection
 from robustness_tests.subjects.catalog import DATASETS
 from robustness_tests.subjects.datasets import common_corruptions, digits, from_object, images_and_labels, load_dataset
@@ -509,10 +510,10 @@ def two_corruptions(tmp_path):
 def test_common_corruptions_are_measured_where_they_are(two_corruptions, tmp_path, monkeypatch):
     """A network that says 1 where an image is bright: right for half of the images in fog, and for half in snow."""
     run = SimpleNamespace(dataset_source=dataset_source("cifar10", tmp_path), data_dir=two_corruptions, images=11)
-    measurements = SimpleNamespace(run=run, subject=lambda _: SimpleNamespace(logits=brightness))
-    assert Measurements.common_corruptions(measurements, "net") == pytest.approx({"fog": 5 / 11, "snow": 6 / 11})
+    model = SimpleNamespace(logits=brightness)
+    assert accuracies(run, model) == pytest.approx({"fog": 5 / 11, "snow": 6 / 11})
     run.dataset_source = dataset_source("digits", tmp_path)
-    assert Measurements.common_corruptions(measurements, "net") == {}
+    assert accuracies(run, model) == {}
     assert len(list(common_corruptions(two_corruptions, 3))) == 10
     assert not list(common_corruptions(tmp_path / "nowhere", 3))
 

@@ -67,11 +67,7 @@ def _trust(results: Results, rows: Sequence[Row]) -> str:
 
 
 def _clever(results: Results, rows: Sequence[Row]) -> str:
-    shares = [
-        row
-        for row in _judged(rows)
-        if row.property_name == "test_share_of_clever_below_distance" and row.model == results.model and row.images
-    ]
+    shares = [row for row in _judged(rows) if row.feeds == "clever_share" and row.model == results.model and row.images]
     if not shares:
         return ""
     failed = any(row.outcome == "failed" for row in shares)
@@ -98,40 +94,30 @@ def _clever(results: Results, rows: Sequence[Row]) -> str:
 
 def _attack(results: Results, rows: Sequence[Row]) -> str:
     texts = []
-    for name, good, bad in (
-        ("test_attack_has_converged", "the attacks have converged", "the attacks have not converged"),
-        ("test_gradients_are_informative", "the gradients are not masked", "the gradients are masked"),
+    for feed, good, bad in (
+        ("converged", "the attacks have converged", "the attacks have not converged"),
+        ("informative_gradients", "the gradients are not masked", "the gradients are masked"),
     ):
-        found = [row for row in _judged(rows) if row.property_name == name and row.model == results.model]
+        found = [row for row in _judged(rows) if row.feeds == feed and row.model == results.model]
         if found:
             texts.append(good if all(row.outcome == "passed" for row in found) else bad)
     return f"Of {results.model}, {' and '.join(texts)}." if texts else ""
 
 
-FOR_EVERY_SUITE = (
-    "test_adversarial_example_is_real",
-    "test_anchored_clever_below_distance",
-    "test_certified_below_distance",
-    "test_exact_within_bracket",
-    "test_no_perturbation_within_certified_radius",
-)
-"""Properties that fail only if a number of this suite is wrong."""
-
-
 def _suite(rows: Sequence[Row]) -> str:
-    bad = [row for row in rows if row.property_name in FOR_EVERY_SUITE and row.outcome == "failed"]
+    bad = [row for row in rows if row.concern == "suite" and row.outcome == "failed"]
     return "" if not bad else f"A number of this suite is wrong, not the model: {'; '.join(row.title for row in bad)}."
 
 
-def culprits(results: Results, row: Row) -> list[int]:
+def worst_images(results: Results, row: Row) -> list[int]:
     """Dataset indices of the images that a property is best understood on, the worst first.
 
     Those that its test has named, `measured(worst=[...])`; of a property of images, those that went wrong.
     """
-    return culprits_in(results.records, row)
+    return worst_images_in(results.records, row)
 
 
-def culprits_in(records: Iterable[Record], row: Row) -> list[int]:
+def worst_images_in(records: Iterable[Record], row: Row) -> list[int]:
     """The same, of the records of a run."""
     tests = set(row.tests)
     images: list[object] = []

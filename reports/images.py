@@ -93,13 +93,8 @@ def image_rows(records: Iterable[Record], run: Run) -> list[ImageRow]:
     return [_row(*place, groups[place]) for place in places]
 
 
-DISTANCE, CLEVER, CERTIFIED = (
-    "test_adversarial_example_is_real",
-    "test_clever_below_distance",
-    "test_certified_below_distance",
-)
 SOURCES: dict[str, dict[str, str]] = {
-    DISTANCE: {
+    "distance": {
         name: name
         for name in (
             "label",
@@ -114,19 +109,20 @@ SOURCES: dict[str, dict[str, str]] = {
             "stored_at",
         )
     },
-    CLEVER: {"clever": "clever", "clever_lower": "lower", "clever_upper": "upper", "clever_status": "status"},
-    CERTIFIED: {"certified": "certified", "certified_status": "status", "exact": "exact"},
+    "clever": {"clever": "clever", "clever_lower": "lower", "clever_upper": "upper", "clever_status": "status"},
+    "certified": {"certified": "certified", "certified_status": "status", "exact": "exact"},
 }
-"""For each test about images, the columns that it fills, and what they are called in its record."""
+"""What a property of images feeds, see `@pytest.mark.about`: columns of this table, and their names in its record."""
 
 
 def _row(norm: str, model: str, image: int, records: list[Record]) -> ImageRow:
     values: dict[str, Any] = {}
     for record in records:
-        columns = SOURCES.get(record.property_name, {})
+        feeds = str(record.about.get("feeds"))
+        columns = SOURCES.get(feeds, {})
         found = {column: record.values.get(name) for column, name in columns.items()}
         values |= {column: value for column, value in found.items() if value is not None}
-        if record.property_name == CLEVER:
+        if feeds == "clever":
             values["clever_verdict"] = record.outcome
             # The same number; a run of this test alone has it from here.
             values.setdefault("distance", record.values.get("distance"))

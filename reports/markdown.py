@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from reports.answers import answer, culprits
+from reports.answers import answer, worst_images
 from reports.results import Results, headline
 from reports.results_json import RESULTS, TROUBLES
 from reports.rows import GROUPS, HEADER, Row, cells, used_columns
@@ -43,7 +43,7 @@ def summary(results: Results) -> str:
 
 
 def _failure(results: Results, row: Row) -> str:
-    images = ", ".join(f"{image:05d}" for image in culprits(results, row))
+    images = ", ".join(f"{image:05d}" for image in worst_images(results, row))
     return f"- **{literal(row.title)}**: {literal(row.message)}" + (f". Look at {images}." if images else "")
 
 

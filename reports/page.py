@@ -9,12 +9,12 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from reports.answers import answer, culprits
+from reports.answers import answer, worst_images
 from reports.image_table import image_table
 from reports.links import anchor, image_link
 from reports.looks import look_link, looks
 from reports.results import Results, headline
-from reports.rows import GROUPS, HEADER, Row, cells, claims, in_words, used_columns
+from reports.rows import GROUPS, HEADER, Row, cells, in_words, property_docs, used_columns
 from robustness_tests.harness.records import BAD, Record
 
 PLACE = Path(__file__).parent
@@ -136,8 +136,13 @@ def _anchor_of(row: Row) -> str:
 
 def _grouped(rows: Sequence[Row], columns: Sequence[str]) -> list[dict[str, Any]]:
     """Rows of one property under one heading."""
+    docs = property_docs()
     return [
-        {"title": in_words(name), "claim": claims().get(name, ""), "rows": [_property(row, columns) for row in some]}
+        {
+            "title": in_words(name),
+            "claim": docs[name].claim if name in docs else "",
+            "rows": [_property(row, columns) for row in some],
+        }
         for name, some in itertools.groupby(rows, key=lambda row: row.property_name)
     ]
 
@@ -159,7 +164,7 @@ def _property(row: Row, columns: Sequence[str]) -> dict[str, Any]:
 
 
 def _failure(results: Results, row: Row) -> dict[str, Any]:
-    images = culprits(results, row)
+    images = worst_images(results, row)
     return {
         "anchor": _anchor_of(row),
         "title": row.title,

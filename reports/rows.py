@@ -17,13 +17,26 @@ GROUPS = {
 """What a property is about, in the order in which a reviewer asks."""
 
 
-REQUIREMENTS = ("accuracy", "beats", "common_corruptions", "since_baseline")
-"""Words in the names of the properties that a model may lack; the others are about numbers that can be trusted."""
+GROUP_OF = {"model": "requirement", "release": "since", "numbers": "trust", "suite": "trust"}
+"""Of the concern of a property, see `@pytest.mark.about`; the others are tests of the user's own."""
+
+
+@dataclass(frozen=True)
+class PropertyDoc:
+    """What a property of `robustness_tests` says of itself.
+
+    Attributes:
+        claim: the first line of its docstring.
+        about: the arguments of its mark: `concern`, and `feeds` if it feeds a part of the report.
+    """
+
+    claim: str
+    about: dict[str, str]
 
 
 @functools.cache
-def claims() -> dict[str, str]:
-    """What each property of `robustness_tests` says, the first line of its docstring by the name of the test function.
+def property_docs() -> dict[str, PropertyDoc]:
+    """The properties of `robustness_tests`, by the name of the test function.
 
     Read and not imported: that would import torch.
     """
@@ -31,12 +44,21 @@ def claims() -> dict[str, str]:
     trees = [ast.parse(file.read_text(encoding="utf-8")) for file in files]
     functions = [node for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef)]
     tests = [node for node in functions if node.name.startswith("test_")]
-    return {node.name: (ast.get_docstring(node) or "").partition("\n")[0] for node in tests}
+    return {node.name: PropertyDoc((ast.get_docstring(node) or "").partition("\n")[0], _about(node)) for node in tests}
+
+
+def _about(function: ast.FunctionDef) -> dict[str, str]:
+    for call in function.decorator_list:
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "about":
+            given = {"concern": call.args[0], **{str(keyword.arg): keyword.value for keyword in call.keywords}}
+            return {name: str(ast.literal_eval(value)) for name, value in given.items()}
+    return {}
 
 
 def properties_of(with_baseline: bool) -> frozenset[str]:  # noqa: FBT001  # as the run says it
     """The names of all test functions that a run of the whole gate has, with a last release or without."""
-    return frozenset(name for name in claims() if with_baseline or not name.endswith("_since_baseline"))
+    docs = property_docs().items()
+    return frozenset(name for name, doc in docs if with_baseline or doc.about.get("concern") != "release")
 
 
 def in_words(property_name: str) -> str:
@@ -55,6 +77,8 @@ class Row:
 
     Attributes:
         property_name: name of the test function.
+        concern: what a failure is about, see `@pytest.mark.about`; None if the property does not say.
+        feeds: the part of the report that its numbers feed, if any.
         model: the model that it is about.
         reference: the model that it is compared with, if any.
         norm: norm of the perturbation, if any.
@@ -74,6 +98,7 @@ class Row:
         clever_below: share of images whose CLEVER score is below the certified distance.
         uninformative: whether the certificates are so small that they say nothing about the model.
         examples: number of perturbations that hypothesis drew.
+        examples_at: their size, in words.
         unit: of value, interval, threshold and reference: "share", "distance" (of the image range [0, 1]) or "ratio".
         judged_by: "value", or "interval": it is enough if the interval reaches the threshold.
         baseline_value: the value of the last release.
@@ -83,6 +108,8 @@ class Row:
     """
 
     property_name: str
+    concern: str | None
+    feeds: str | None
     model: str | None
     reference: str | None
     norm: str | None
@@ -102,6 +129,7 @@ class Row:
     clever_below: float | None
     uninformative: bool
     examples: int | None
+    examples_at: str | None
     unit: str
     judged_by: str
     baseline_value: float | None
@@ -112,11 +140,7 @@ class Row:
     @property
     def group(self) -> str:
         """One of `GROUPS`: what a model may lack, or what shows that the suite measures it well."""
-        if self.property_name.endswith("_since_baseline"):
-            return "since"
-        if self.property_name not in claims():
-            return "own"
-        return "requirement" if any(word in self.property_name for word in REQUIREMENTS) else "trust"
+        return GROUP_OF.get(self.concern or "", "own")
 
     @property
     def silent(self) -> bool:
@@ -184,8 +208,7 @@ def _needed(row: Row) -> str:
     if row.p_value is not None:
         return f"larger, p <= {row.threshold:g} (p = {row.p_value:.2g})"
     if row.examples is not None:
-        radius = "the certified radius" if "certified" in row.property_name else f"{row.threshold:g} x CLEVER"
-        return f"none of {row.examples} at {radius}"
+        return f"none of {row.examples} at {row.examples_at or f'{row.threshold:g} of the stated radius'}"
     if row.value is None:
         return ""
     needed = f"{'<=' if row.unit == 'ratio' else '>='} {value_text(row, row.threshold)}"

@@ -5,12 +5,12 @@ import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
-from reports.answers import culprits_in
+from reports.answers import worst_images_in
 from reports.images import image_rows
 from reports.pictures import pictures
 from reports.provenance import commit, described, last_release, versions
 from reports.results import Results
-from reports.rows import REQUIREMENTS, Row, in_words, properties_of
+from reports.rows import Row, in_words, properties_of
 from robustness_tests.harness.baseline import SCHEMA, Baseline
 from robustness_tests.harness.records import BAD, Record, Records
 from robustness_tests.harness.run import Run
@@ -59,7 +59,7 @@ MOST_NAMED = 6
 
 def _named(rows: Sequence[Row], records: Sequence[Record], run: Run) -> list[int]:
     violated = [row for row in rows if row.outcome in BAD and row.model == run.model]
-    images = [image for row in violated for image in culprits_in(records, row)]
+    images = [image for row in violated for image in worst_images_in(records, row)]
     return list(dict.fromkeys(images))[:MOST_NAMED]
 
 
@@ -89,7 +89,7 @@ def _sorted(rows: Iterable[Row], run: Run) -> list[Row]:
 
 def _judged(rows: Iterable[Row]) -> bool:
     """Whether anything was asked of the model at all."""
-    return any(row.outcome != "skipped" and any(word in row.property_name for word in REQUIREMENTS) for row in rows)
+    return any(row.outcome != "skipped" and row.concern in ("model", "release") for row in rows)
 
 
 def _number_first(text: str) -> tuple[float, str]:
@@ -160,7 +160,7 @@ def _image_row(run: Run, name: str, model: str, norm: str, group: Sequence[Recor
     return _row(
         run,
         name,
-        {"model": model or None, "norm": norm or None},
+        {**group[0].about, "model": model or None, "norm": norm or None, "reference": None, "epsilon": None},
         {
             "images": len(judged),
             "value": good / len(judged) if judged else None,
@@ -207,6 +207,8 @@ def _row(
         last = run.baseline.value(name, text("norm"), text("epsilon"), images=count, reference=reference)
     return Row(
         property_name=name,
+        concern=text("concern"),
+        feeds=text("feeds"),
         model=text("model"),
         reference=text("reference"),
         norm=text("norm"),
@@ -226,6 +228,7 @@ def _row(
         clever_below=number("clever_below"),
         uninformative=bool(values.get("uninformative")),
         examples=examples if isinstance(examples, int) else None,
+        examples_at=str(values["examples_at"]) if "examples_at" in values else None,
         unit=str(values.get("unit", usual)),
         judged_by=str(values.get("judged_by", "value")),
         baseline_value=last,

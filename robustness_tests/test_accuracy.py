@@ -7,6 +7,7 @@ from metrics.statistics import share
 from robustness_tests.harness.worst import LOOK_AT, worst_of
 
 
+@pytest.mark.about("model")
 def test_clean_accuracy(candidate, run, thresholds, measured):
     """The candidate classifies clean images correctly.
 
@@ -29,6 +30,7 @@ def test_clean_accuracy(candidate, run, thresholds, measured):
     )
 
 
+@pytest.mark.about("model")
 def test_robust_accuracy(candidate, reference, adversarial_distance, images, norm, epsilon, thresholds, measured):
     """The candidate keeps the right label of enough images up to a perturbation of norm epsilon.
 

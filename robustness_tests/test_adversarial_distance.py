@@ -1,13 +1,17 @@
 """The adversarial distance: that each one is true, and that the candidate's are larger than the reference's."""
 
+import itertools
+
 import numpy as np
 import pytest
 
 from metrics import Status
 from metrics.statistics import compare, median, share
+from robustness_tests.harness.fixtures.black_box import ENOUGH
 from robustness_tests.harness.worst import LOOK_AT, difference, worst_of
 
 
+@pytest.mark.about("suite", feeds="distance")
 def test_adversarial_example_is_real(model, norm, image, adversarial_distance, measured):
     """The image that an attack has kept is an image, it is classified wrongly, and its distance is the one stated.
 
@@ -35,6 +39,7 @@ def test_adversarial_example_is_real(model, norm, image, adversarial_distance, m
     assert predicted != label, f"classified again, the image is in its own class {predicted}"
 
 
+@pytest.mark.about("model")
 def test_candidate_beats_reference_in_adversarial_distance(
     candidate, reference, norm, adversarial_distance, images, thresholds, measured
 ):
@@ -65,6 +70,7 @@ def test_candidate_beats_reference_in_adversarial_distance(
     )
 
 
+@pytest.mark.about("numbers", feeds="converged")
 def test_attack_has_converged(model, norm, adversarial_distance, images, thresholds, measured):
     """Half of the passes would have found nearly the same distances: more of them would hardly find less.
 
@@ -89,7 +95,10 @@ def test_attack_has_converged(model, norm, adversarial_distance, images, thresho
     )
 
 
-def test_gradients_are_informative(model, norm, adversarial_distance, black_box, images, thresholds, measured):
+@pytest.mark.about("numbers", feeds="informative_gradients")
+def test_gradients_are_informative(
+    model, norm, adversarial_distance, black_box, black_box_images, thresholds, measured
+):
     """An attack without gradients finds nothing that is much nearer than what the attacks with gradients have found.
 
     Square, a random search, on the first images that are classified correctly. With the quick effort, the attacks with
@@ -98,29 +107,26 @@ def test_gradients_are_informative(model, norm, adversarial_distance, black_box,
     a derivative), or the attacks are stuck. Its adversarial distances are then too large, its CLEVER scores are
     worth nothing, and its robust accuracy is not what it seems.
     """
-    found = {image: adversarial_distance(model, image, norm=norm).distance for image in images}
-    probed = [image for image, distance in found.items() if distance > 0][: black_box.images]
+    tried = (found for image in black_box_images if (found := black_box(model, image, norm=norm)).tried)
+    probed = list(itertools.islice(tried, ENOUGH))
     if not probed:
         pytest.skip("no image is classified correctly")
     tolerance = thresholds.gradient_tolerance
-    limits = {image: (1 - tolerance) * min(found[image], black_box.furthest(norm)) for image in probed}
-    tried = {image: black_box(model, image, norm=norm, epsilon=limits[image]) for image in probed}
-    nearer = {
-        image: square.distance
-        for image, square in tried.items()
-        if square.distance is not None
-        and square.distance < (1 - tolerance) * black_box.second_try(model, image, norm=norm)
-    }
+    nearer = {one.image: one.distance for one in probed if one.distance < (1 - tolerance) * one.second_try}
     held = share(len(probed) - len(nearer), len(probed), thresholds.confidence)
     measured(value=held.value, low=held.low, high=held.high, threshold=1.0, images=len(probed), tolerance=tolerance)
     measured(
-        forward=sum(square.queries for square in tried.values()), found_nearer=[f"{image:05d}" for image in nearer]
+        forward=sum(one.forward for one in probed),
+        backward=sum(one.backward for one in probed),
+        stored=all(one.stored for one in probed),
+        found_nearer=[f"{image:05d}" for image in nearer],
     )
     measured(worst=list(nearer)[:LOOK_AT])
     for image, distance in nearer.items():
+        found = adversarial_distance(model, image, norm=norm).distance
         pytest.fail(
             f"without gradients, Square changed the label of {len(nearer)} of {len(probed)} images of {model.name} "
             f"more than {tolerance:.0%} nearer than the attacks with gradients: image {image:05d} at {norm} "
-            f"{distance:.4f}, where they found {found[image]:.4f} (inf: nothing). The gradients "
+            f"{distance:.4f}, where they found {found:.4f} (inf: nothing). The gradients "
             "are masked: distances and CLEVER scores of this model say nothing"
         )

@@ -51,6 +51,7 @@ def assert_share_has_not_fallen(pairs, what, baseline, thresholds, measured):
     )
 
 
+@pytest.mark.about("release")
 def test_clean_accuracy_since_baseline(candidate, run, baseline, thresholds, measured):
     """The candidate classifies about as many images correctly as that of the last release."""
     right, then = candidate.right(run.accuracy_images), baseline.right()
@@ -58,6 +59,7 @@ def test_clean_accuracy_since_baseline(candidate, run, baseline, thresholds, mea
     assert_share_has_not_fallen(pairs, "clean accuracy", baseline, thresholds, measured)
 
 
+@pytest.mark.about("release")
 def test_adversarial_distance_since_baseline(
     candidate, norm, adversarial_distance, images, baseline, thresholds, measured
 ):
@@ -71,6 +73,7 @@ def test_adversarial_distance_since_baseline(
     assert_median_has_not_fallen(pairs, f"{norm} distance", baseline, thresholds, measured)
 
 
+@pytest.mark.about("release")
 def test_clever_since_baseline(candidate, norm, clever, images, baseline, thresholds, measured):
     """The median CLEVER score has not fallen, over the images that have one in both runs."""
     pairs = {
@@ -82,6 +85,7 @@ def test_clever_since_baseline(candidate, norm, clever, images, baseline, thresh
     assert_median_has_not_fallen(pairs, f"{norm} CLEVER score", baseline, thresholds, measured)
 
 
+@pytest.mark.about("release")
 def test_certified_distance_since_baseline(
     candidate, norm, certified_distance, certified_images, baseline, thresholds, measured
 ):
@@ -95,6 +99,7 @@ def test_certified_distance_since_baseline(
     assert_median_has_not_fallen(pairs, f"certified {norm} distance", baseline, thresholds, measured)
 
 
+@pytest.mark.about("release")
 def test_robust_accuracy_since_baseline(
     candidate, norm, epsilon, adversarial_distance, images, baseline, thresholds, measured
 ):
@@ -107,6 +112,7 @@ def test_robust_accuracy_since_baseline(
     assert_share_has_not_fallen(pairs, f"robust accuracy at {norm} {epsilon}", baseline, thresholds, measured)
 
 
+@pytest.mark.about("release")
 def test_noise_accuracy_since_baseline(
     candidate, norm, epsilon, noise_accuracy, images, baseline, thresholds, measured
 ):
@@ -117,6 +123,7 @@ def test_noise_accuracy_since_baseline(
     assert_share_has_not_fallen(pairs, f"noise accuracy at {norm} {epsilon}", baseline, thresholds, measured)
 
 
+@pytest.mark.about("release")
 def test_share_of_clever_below_distance_since_baseline(
     candidate, norm, clever, adversarial_distance, images, baseline, thresholds, measured
 ):

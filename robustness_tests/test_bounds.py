@@ -40,6 +40,7 @@ def masking(score):
     return "a margin changes much faster than the sampled gradients allow"
 
 
+@pytest.mark.about("numbers", feeds="clever")
 def test_clever_below_distance(model, norm, image, clever, adversarial_distance, measured):
     """The CLEVER score of an image is not above the adversarial distance, at which an attack changes the label.
 
@@ -60,6 +61,7 @@ def test_clever_below_distance(model, norm, image, clever, adversarial_distance,
         pytest.xfail(reason)
 
 
+@pytest.mark.about("numbers", feeds="clever_share")
 def test_share_of_clever_below_distance(model, norm, clever, adversarial_distance, images, thresholds, measured):
     """For most images the CLEVER score is not above the adversarial distance.
 
@@ -95,6 +97,7 @@ def test_share_of_clever_below_distance(model, norm, clever, adversarial_distanc
     )
 
 
+@pytest.mark.about("suite")
 def test_anchored_clever_below_distance(
     model, norm, anchored_clever, adversarial_distance, images, thresholds, measured
 ):

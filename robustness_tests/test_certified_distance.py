@@ -28,6 +28,7 @@ def required(certificates, run):
     pytest.skip(reason)
 
 
+@pytest.mark.about("suite", feeds="certified")
 def test_certified_below_distance(
     model, norm, image, certified_distance, exact_distance, adversarial_distance, run, measured
 ):
@@ -51,6 +52,7 @@ def test_certified_below_distance(
 
 
 @pytest.mark.parametrize("norm", ["linf"])
+@pytest.mark.about("suite")
 def test_exact_within_bracket(
     model, norm, exact_distance, certified_distance, adversarial_distance, certified_images, run, measured
 ):
@@ -89,6 +91,7 @@ def test_exact_within_bracket(
         pytest.skip(f"none of {len(found)} images was solved within the time limit: the network is too large for it")
 
 
+@pytest.mark.about("suite")
 def test_no_perturbation_within_certified_radius(model, norm, certified_distance, certified_images, run, measured):
     """No perturbation that hypothesis draws within the certified radius changes a label.
 
@@ -103,7 +106,7 @@ def test_no_perturbation_within_certified_radius(model, norm, certified_distance
     clean, labels = model.images.images[rows], model.images.labels[rows]
     radius = INSIDE_THE_BALL * torch.tensor([one.distance for one in proved]).view(-1, 1, 1, 1)
     examples = 10 if run.quick else 50
-    measured(threshold=1.0, images=len(rows), examples=examples)
+    measured(threshold=1.0, images=len(rows), examples=examples, examples_at="the certified radius")
 
     @hypothesis.seed(run.seed)
     @hypothesis.settings(max_examples=examples, deadline=None, database=None, print_blob=False)
@@ -119,6 +122,7 @@ def test_no_perturbation_within_certified_radius(model, norm, certified_distance
     keeps_labels()
 
 
+@pytest.mark.about("model")
 def test_certified_accuracy(candidate, norm, epsilon, certified_distance, certified_images, thresholds, run, measured):
     """The candidate provably keeps its label on enough images, whatever the perturbation of norm epsilon.
 
@@ -141,6 +145,7 @@ def test_certified_accuracy(candidate, norm, epsilon, certified_distance, certif
     )
 
 
+@pytest.mark.about("numbers")
 def test_clever_within_bracket(
     model,
     norm,
@@ -193,8 +198,8 @@ def test_clever_within_bracket(
 
 def exact_if_any(model, norm, image, exact_distance):
     """The exact distance, or none: it is for L-infinity and small networks."""
-    exact = exact_distance(model, image, norm=norm) if norm == "linf" else None
-    return exact.distance if exact is not None and exact.status is Status.EXACT else None
+    exact = exact_distance(model, image, norm=norm)
+    return exact.distance if exact.status is Status.EXACT else None
 
 
 def place(score, low, high):

@@ -32,6 +32,7 @@ def direction(drawn, shape, norm):
     return values / length(values, norm)
 
 
+@pytest.mark.about("numbers")
 def test_no_perturbation_within_clever_radius(model, norm, clever, images, thresholds, run, measured):
     """No perturbation that hypothesis draws, of norm up to a stated part of the CLEVER score, changes a label.
 
@@ -46,7 +47,7 @@ def test_no_perturbation_within_clever_radius(model, norm, clever, images, thres
     factor = thresholds.clever_radius_factor
     radius = factor * torch.tensor([score.score for score in scored]).view(-1, 1, 1, 1)
     examples = 10 if run.quick else 50
-    measured(threshold=factor, images=len(rows), examples=examples)
+    measured(threshold=factor, images=len(rows), examples=examples, examples_at=f"{factor:g} x CLEVER")
 
     @hypothesis.seed(run.seed)
     @hypothesis.settings(max_examples=examples, deadline=None, database=None, print_blob=False)
@@ -63,6 +64,7 @@ def test_no_perturbation_within_clever_radius(model, norm, clever, images, thres
     keeps_labels()
 
 
+@pytest.mark.about("model")
 def test_candidate_beats_reference_in_clever(candidate, reference, norm, clever, images, thresholds, measured):
     """The CLEVER scores of the candidate are larger than those of the reference.
 

@@ -6,6 +6,7 @@ from metrics.statistics import compare, mean_share
 from robustness_tests.harness.worst import worst_of
 
 
+@pytest.mark.about("model")
 def test_noise_accuracy(candidate, reference, noise_accuracy, images, norm, epsilon, run, thresholds, measured):
     """The candidate classifies enough images correctly when random noise of norm epsilon is added to them.
 
@@ -31,6 +32,7 @@ def test_noise_accuracy(candidate, reference, noise_accuracy, images, norm, epsi
         )
 
 
+@pytest.mark.about("model")
 def test_candidate_beats_reference_in_noise_accuracy(
     candidate, reference, noise_accuracy, images, norm, run, thresholds, measured
 ):
@@ -46,13 +48,13 @@ def test_candidate_beats_reference_in_noise_accuracy(
     measured(forward=sum(one.forward for one in spent), backward=0, stored=all(one.stored for one in spent))
     if len(found) == 1:
         pytest.skip(f"nothing to compare: no other model than {candidate.name} was given")
-    epsilons = run.noise_epsilons(norm)
-    ours, theirs = ([mean_over(one, epsilons) for one in of_model] for of_model in found)
+    ours, theirs = ([mean_over(one) for one in of_model] for of_model in found)
+    epsilons = [f"{epsilon:g}" for epsilon in found[0][0].epsilons]
     means = [sum(shares) / len(shares) for shares in (ours, theirs)]
     measured(worst=worst_of({image: a - b for image, a, b in zip(images, ours, theirs, strict=True)}))
     result = compare(ours, theirs, thresholds.confidence)
     measured(value=means[0], reference_value=means[1], images=result.pairs, p_value=result.p_value)
-    measured(threshold=thresholds.largest_p_value, epsilons=list(epsilons), unit="share")
+    measured(threshold=thresholds.largest_p_value, epsilons=epsilons, unit="share")
     if ours == theirs and min(ours) == 1:
         pytest.skip(f"nothing to tell: both are always right; state larger epsilons, in [noise_accuracy.{run.dataset}]")
     assert means[0] > means[1], (
@@ -65,11 +67,12 @@ def test_candidate_beats_reference_in_noise_accuracy(
     )
 
 
-def mean_over(found, epsilons):
+def mean_over(found):
     """The share of right labels of an image over all strengths, noise in the ball."""
-    return sum(found.at(epsilon, "ball") for epsilon in epsilons) / len(epsilons)
+    return sum(found.ball.tolist()) / len(found.epsilons)
 
 
+@pytest.mark.about("model")
 def test_common_corruptions(candidate, reference, common_corruptions, run, thresholds, measured):
     """The candidate classifies enough images correctly under the common corruptions of CIFAR-10-C.
 

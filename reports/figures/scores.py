@@ -93,7 +93,7 @@ def fits(results: Results) -> list[Panel]:
 def _fit_of(results: Results, norm: str) -> Mapping[str, Any] | None:
     for record in results.records:
         about = record.about
-        if record.property_name == "test_share_of_clever_below_distance" and about.get("norm") == norm:
+        if about.get("feeds") == "clever_share" and about.get("norm") == norm:
             fit = record.values.get("fit")
             if about.get("model") == results.model and fit:
                 return dict(fit)  # written by harness/clever_fit.py

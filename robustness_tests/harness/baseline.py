@@ -69,7 +69,7 @@ class Baseline:
 
     def right(self) -> list[bool]:
         """Whether each of the first images was classified correctly; empty where that was not measured."""
-        values = self._values("test_clean_accuracy", None, None)
+        values = self._values("misclassified")
         wrong, count = values.get("misclassified"), values.get("images")
         if not isinstance(wrong, list) or not isinstance(count, int):
             return []
@@ -77,16 +77,16 @@ class Baseline:
 
     def noise_shares(self, norm: str, epsilon: str) -> list[float]:
         """The share of right labels of each image with noise; empty where that was not measured."""
-        shares = self._values("test_noise_accuracy", norm, epsilon).get("shares")
+        shares = self._values("shares", norm, epsilon).get("shares")
         if not isinstance(shares, list) or not all(isinstance(share, int | float) for share in shares):
             return []
         return [float(share) for share in shares]
 
-    def _values(self, property_name: str, norm: str | None, epsilon: str | None) -> Mapping[str, Any]:
-        wanted = (property_name, norm, _number(epsilon))
+    def _values(self, having: str, norm: str | None = None, epsilon: str | None = None) -> Mapping[str, Any]:
+        wanted = (norm, _number(epsilon))
         for record in self.records:
             about = record["about"]
-            if (about.get("property"), about.get("norm"), _number(about.get("epsilon"))) == wanted:
+            if having in record["values"] and (about.get("norm"), _number(about.get("epsilon"))) == wanted:
                 values: Mapping[str, Any] = record["values"]
                 return values
         return {}

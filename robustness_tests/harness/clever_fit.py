@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 
 from metrics.extreme_value import end_point
-from robustness_tests.harness.image_results import ScoreOfImage
+from robustness_tests.harness.fixtures.clever import ScoreOfImage
 from robustness_tests.harness.values import plain
 
 LOOKS = (3, 5, 8, 12, 16, 20, 24, 28, 32, 36, 40, 48, 56)

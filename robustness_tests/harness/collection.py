@@ -1,38 +1,35 @@
 """Which tests there are: ids from options and integers only, in an order that keeps a batch on one worker."""
 
+import inspect
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
 import robustness_tests
+from robustness_tests.harness.metric import METRICS, metrics_among, with_needs
 from robustness_tests.harness.run import RUN, Run
+from robustness_tests.subjects.catalog import closest
 
-METRICS = (
-    "adversarial_distance",
-    "clever",
-    "anchored_clever",
-    "certified_distance",
-    "exact_distance",
-    "noise_accuracy",
-)
-"""The fixtures that measure; a test that asks for one needs batches of it."""
-
-PROVING = ("certified_distance", "exact_distance")
-"""Those that are for the certified images and norms of a run only."""
-
-EXACT_NORMS = ("linf",)
-"""Those of `metrics.exact_distance`."""
+CONCERNS = ("model", "release", "numbers", "suite")
+"""What the failure of a property may be about; reports/rows.py says it in words."""
 
 
-BASELINE_TESTS = "test_baseline.py"
-"""The file whose tests compare with the last release."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the mark known."""
+    config.addinivalue_line(
+        "markers",
+        "about(concern, feeds=None): what a failure of this property is about: 'model', 'release', 'numbers' or "
+        "'suite'; and the part of the report that its numbers feed, if any. See docs/metrics.md.",
+    )
 
 
-def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: object) -> list[pytest.Item] | None:
     """Without a baseline there is nothing to compare with, and nobody who has to be told so in each report."""
-    ours = collection_path.parent == Path(robustness_tests.__file__).parent
-    return True if ours and collection_path.name == BASELINE_TESTS and config.stash[RUN].baseline is None else None
+    ours = collector.path.parent == Path(robustness_tests.__file__).parent
+    if not ours or not name.startswith("test_") or collector.config.stash[RUN].baseline is not None:
+        return None
+    return [] if callable(obj) and "baseline" in inspect.signature(obj).parameters else None
 
 
 def measures(fixtures: Iterable[str]) -> bool:
@@ -51,7 +48,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     names, rows = _parameters(run, metafunc)
     if names and not rows:
         # Instead of pytest's own words about an empty parameter set.
-        reason = _why_there_is_nothing(run, names)
+        reason = _why_there_is_nothing(run, metafunc.fixturenames, names)
         nothing = pytest.param(*[None] * len(names), marks=pytest.mark.skip(reason=reason))
         metafunc.parametrize(names, [nothing], ids=[run.dataset])
     elif names:
@@ -59,11 +56,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize(names, rows, ids=ids)
 
 
-def _why_there_is_nothing(run: Run, names: list[str]) -> str:
+def _why_there_is_nothing(run: Run, fixtures: Iterable[str], names: list[str]) -> str:
     """Why a test has nothing to be about: what it is parametrised with is empty."""
-    if "epsilon" in names and run.certify != "off":
-        return f"no threshold file states certified_accuracy.{run.dataset}"
-    return "nothing is certified: --certify off, or a norm without bounds"
+    table = next((one.threshold_table for one in metrics_among(fixtures) if one.threshold_table), None)
+    if "epsilon" in names and table and norms_of(run, fixtures) and images_of(run, fixtures):
+        return f"no threshold file states {table}.{run.dataset}"
+    empty = (one for one in metrics_among(fixtures) if not one.norms(run) or not one.images(run))
+    return next((one.nothing for one in empty), "there is nothing that it could be about")
 
 
 def _parameters(run: Run, metafunc: pytest.Metafunc) -> tuple[list[str], list[tuple[object, ...]]]:
@@ -89,28 +88,33 @@ def _names_of(mark: pytest.Mark) -> Iterable[str]:
 
 
 def _values(run: Run, fixtures: Iterable[str], name: str, so_far: dict[str, object]) -> Iterable[object]:
-    proving = any(fixture in fixtures for fixture in PROVING)
     if name == "model_name":
         return run.models
     if name == "norm":
         return norms_of(run, fixtures)
     if name == "epsilon":
-        if "noise_accuracy" in fixtures:
-            return run.noise_epsilons(str(so_far["norm"]))
-        if not proving:
-            return run.robust_epsilons(str(so_far["norm"]))
-        return run.thresholds.epsilons(run.dataset, str(so_far["norm"]), "certified_accuracy")
+        return epsilons_of(run, fixtures, str(so_far["norm"]))
     return range(images_of(run, fixtures))
 
 
+def epsilons_of(run: Run, fixtures: Iterable[str], norm: str) -> tuple[str, ...]:
+    """The epsilons of a test with these fixtures: those of the first metric that it asks for and that has a table.
+
+    Without one, those of the first metric of all that has a table: of robust accuracy.
+    """
+    every = [*metrics_among(fixtures), *METRICS.values()]
+    return next(one.epsilons(run, norm) for one in every if one.threshold_table)
+
+
 def norms_of(run: Run, fixtures: Iterable[str]) -> tuple[str, ...]:
-    """The norms of the run that a test with these fixtures can be about."""
-    return run.certified_norms if any(fixture in fixtures for fixture in PROVING) else run.norms
+    """The norms of the run that all metrics among these fixtures are for."""
+    allowed = [one.norms(run) for one in metrics_among(fixtures)]
+    return tuple(norm for norm in run.norms if all(norm in norms for norms in allowed))
 
 
 def images_of(run: Run, fixtures: Iterable[str]) -> int:
-    """How many images a test with these fixtures is about."""
-    return run.certified_images if any(fixture in fixtures for fixture in PROVING) else run.images
+    """How many images all metrics among these fixtures are for."""
+    return min([run.images, *(one.images(run) for one in metrics_among(fixtures))])
 
 
 def _identity(run: Run, metafunc: pytest.Metafunc, names: list[str], row: tuple[object, ...]) -> Iterator[str]:
@@ -139,7 +143,7 @@ def subject_of(item: pytest.Item, run: Run) -> dict[str, object]:
     fixtures = getattr(item, "fixturenames", ())
     if not measures(fixtures):
         return {}
-    about: dict[str, object] = {"property": getattr(item, "originalname", item.name)}
+    about: dict[str, object] = {"property": getattr(item, "originalname", item.name), **_concern_of(item)}
     if "model_name" in params:
         about["model"] = params["model_name"]
     elif "candidate" in fixtures:
@@ -152,6 +156,22 @@ def subject_of(item: pytest.Item, run: Run) -> dict[str, object]:
             # A user may parametrise with anything; only plain values get from a worker to the controller.
             about[name] = value if isinstance(value, int | float | str) else str(value)
     return about
+
+
+def _concern_of(item: pytest.Item) -> dict[str, object]:
+    mark = item.get_closest_marker("about")
+    if mark is None:
+        return {}
+    concern, feeds = _about(*mark.args, **mark.kwargs)
+    if concern not in CONCERNS:
+        raise pytest.UsageError(
+            f"{item.nodeid}: got @pytest.mark.about({concern!r}), {closest(str(concern), CONCERNS)}"
+        )
+    return {"concern": concern, **({"feeds": str(feeds)} if feeds else {})}
+
+
+def _about(concern: object = None, feeds: object = None) -> tuple[object, object]:
+    return concern, feeds
 
 
 @pytest.hookimpl(trylast=True)
@@ -174,17 +194,15 @@ def batches_of(items: Iterable[pytest.Item], run: Run) -> set[tuple[str, str, st
     """The batches that tests need: (metric, model, norm, first image)."""
     needed: set[tuple[str, str, str, int]] = set()
     for item in items:
-        metrics = {name for name in METRICS if name in getattr(item, "fixturenames", ())}
-        if not metrics:
-            continue
+        fixtures = getattr(item, "fixturenames", ())
         about = subject_of(item, run)
-        fixtures = item.fixturenames  # type: ignore[attr-defined]  # it has metrics among them
         models = {str(about[role]) for role in ("model", "reference") if role in about} or set(run.models)
         norms = [str(about["norm"])] if "norm" in about else norms_of(run, fixtures)
         image = about.get("image")
-        for model in models:
-            batch = run.batch_sizes[model]
-            firsts = [image // batch * batch] if isinstance(image, int) else range(0, images_of(run, fixtures), batch)
-            every = {(metric, model, norm, first) for metric in metrics for norm in norms for first in firsts}
-            needed |= {one for one in every if one[0] != "exact_distance" or one[2] in EXACT_NORMS}
+        for metric in with_needs(metrics_among(fixtures)):
+            for model in models:
+                batch = run.batch_sizes[model]
+                whole = range(0, images_of(run, fixtures), batch)
+                firsts = [image // batch * batch] if isinstance(image, int) else whole
+                needed |= {(metric.name, model, norm, first) for norm in norms for first in firsts}
     return needed

@@ -6,12 +6,14 @@ import pytest
 
 import reports
 import robustness_tests
+from robustness_tests.harness import fixtures
 
 PLUGINS = [
     *(
         f"{robustness_tests.__name__}.harness.{name}"
-        for name in ("options", "workers", "collection", "progress", "records", "fixtures")
+        for name in ("options", "workers", "collection", "progress", "records", "run_fixtures")
     ),
+    *fixtures.PLUGINS,
     *(f"{reports.__name__}.{name}" for name in ("results_json", "junit", "markdown", "html", "terminal")),
 ]
 """The modules with hooks and fixtures; conftest.py of a checkout names the same ones."""

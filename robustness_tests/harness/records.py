@@ -9,7 +9,7 @@ import pytest
 from robustness_tests.harness.collection import subject_of
 from robustness_tests.harness.run import RUN, is_worker
 
-ABOUT = ("property", "model", "reference", "norm", "epsilon", "image")
+ABOUT = ("property", "concern", "feeds", "model", "reference", "norm", "epsilon", "image")
 BAD = ("failed", "error", "crashed")
 """Outcomes that make a run fail."""
 
@@ -26,7 +26,8 @@ class Record:
             fixture) or crashed (its worker died).
         message: why it did not pass, in one line.
         seconds: how long it took.
-        about: which property, model, reference, norm, epsilon and image, as far as they apply.
+        about: which property, model, reference, norm, epsilon and image, as far as they apply; `concern` and `feeds`
+            are those of the mark `about`.
         values: what the test measured, as given to the fixture `measured`; plain values.
     """
 

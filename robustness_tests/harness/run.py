@@ -1,6 +1,5 @@
 """What is run: the options of the command line as one frozen value. Imports no torch."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +20,6 @@ ACCURACY_IMAGES = {"quick": 100}
 
 TRACED = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 """After so many queries of an attack, the best distance so far is kept: whether more would have found less."""
-
-USUAL_EPSILONS = {
-    "linf": ("0.00392", "0.00784", "0.01569", "0.03137"),
-    "l2": ("0.1", "0.25", "0.5", "1"),
-    "l1": ("2", "5", "12"),
-}
-"""Perturbations at which robust accuracy is reported where nobody has said where; in L-infinity 1, 2, 4 and 8 / 255."""
 
 CERTIFIED_IMAGES = 20
 """Images that are certified by default; all of them at thorough effort, or where a certificate is required."""
@@ -125,33 +117,10 @@ class Run:
         """The norms of the run that there are bounds for."""
         return tuple(norm for norm in self.norms if norm in CERTIFIED_NORMS)
 
-    def robust_epsilons(self, norm: str) -> tuple[str, ...]:
-        """Where robust accuracy is measured: what a threshold file states, or else what papers on pictures report."""
-        return tuple(self.thresholds.epsilons(self.dataset, norm)) or USUAL_EPSILONS[norm]
-
-    def noise_epsilons(self, norm: str) -> tuple[str, ...]:
-        """The strengths of noise: those that a threshold file states, or else some that fit the size of the images."""
-        stated = self.thresholds.epsilons(self.dataset, norm, "noise_accuracy")
-        return tuple(stated) or usual_strengths(norm, self.values)
-
     @property
     def measurements(self) -> Path:
         """The folder of the stored measurements."""
         return self.results / "measurements"
-
-
-def usual_strengths(norm: str, values: int) -> tuple[str, ...]:
-    """Strengths of noise for images of so many values: in every norm, a value changes as much in the mean.
-
-    Uniform noise in [-e, e] has a mean square of e^2 / 3 and a mean magnitude of e / 2 for each value; the radii in L2
-    and L1 are those at which noise has the same.
-
-    Example:
-        >>> usual_strengths("linf", 3072), usual_strengths("l2", 3072), usual_strengths("l1", 3072)
-        (('0.05', '0.1', '0.2'), ('1.6', '3.2', '6.4'), ('77', '150', '310'))
-    """
-    scale = {"linf": 1.0, "l2": math.sqrt(values / 3), "l1": values / 2}[norm]
-    return tuple(f"{float(f'{strength * scale:.2g}'):g}" for strength in (0.05, 0.1, 0.2))
 
 
 RUN = pytest.StashKey[Run]()

@@ -1,22 +1,17 @@
-"""A black-box attack, to tell whether the gradients of a model can be trusted."""
+"""Square, an attack without gradients, on one image."""
 
 import contextlib
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-import metrics
 from metrics.norms import Norm, length
 from metrics.passes import margin
-from robustness_tests.harness.measurements import Measurements, Subject, seed_of
 from robustness_tests.subjects.reproducible import reproducible
 
 NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 """What pyautoattack calls them."""
-
-QUERIES = {"quick": 100, "default": 300, "thorough": 3000}
 
 
 @dataclass(frozen=True)
@@ -83,49 +78,3 @@ def square(
     with torch.no_grad(), torch.random.fork_rng(), reproducible(), contextlib.suppress(_FoundError):
         attack.perturb(image, label)
     return BlackBoxAttack(recorder.distance, recorder.queries)
-
-
-class BlackBox:
-    """An attack without gradients on the images of a run, a few queries each; its results are not stored.
-
-    Attributes:
-        images: how many images it is meant for.
-    """
-
-    images = 8
-
-    def __init__(self, measurements: Measurements) -> None:
-        self.measurements = measurements
-
-    def __call__(self, model: Subject, image: int, *, norm: str, epsilon: float) -> BlackBoxAttack:
-        """Whether Square changes the label of the image with this dataset index within epsilon."""
-        run = self.measurements.run
-        return square(
-            model.network,
-            model.image(image)[None].to(model.device),
-            torch.tensor([model.label(image)], device=model.device),
-            norm=norm,  # type: ignore[arg-type]  # one of NORMS, checked by the options
-            epsilon=epsilon,
-            queries=QUERIES[run.effort],
-            seed=seed_of(run.seed, "square", image),
-        )
-
-    def second_try(self, model: Subject, image: int, *, norm: str) -> float:
-        """The distance with the default effort, if it was quick: was it the gradients, or the budget? Else infinite."""
-        if self.measurements.run.effort != "quick":
-            return math.inf
-        with reproducible():
-            found = metrics.adversarial_distance(
-                model.network,
-                model.image(image)[None].to(model.device),
-                torch.tensor([model.label(image)], device=model.device),
-                norm=norm,  # type: ignore[arg-type]  # as above
-                effort="default",
-                seed=seed_of(self.measurements.run.seed, "adversarial_distance", image),
-            )
-        return float(found.distance)
-
-    def furthest(self, norm: str) -> float:
-        """Half of the longest way through the box: further than that no perturbation is meant."""
-        pixels = self.measurements.subject(self.measurements.run.model).images.images[:1]
-        return 0.5 * float(length(torch.ones_like(pixels), norm))  # type: ignore[arg-type]  # as above

@@ -1,0 +1,159 @@
+"""What the harness has to know about a metric, and the fixture that tests ask. Imports no torch.
+
+A metric of the suite is one file in `fixtures`. A metric of a user's own is the same in a conftest.py or a plugin, see
+`docs/metrics.md`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+import pytest
+
+from robustness_tests.harness.seeds import seed_of
+
+if TYPE_CHECKING:
+    # Importing torch takes seconds; the controller of a distributed run never needs it.
+    from torch import Tensor, nn
+
+    from metrics.norms import Norm
+    from robustness_tests.harness.measurements import Measurements
+    from robustness_tests.harness.run import Run
+    from robustness_tests.harness.subject import Subject
+
+Row = TypeVar("Row")
+Row_co = TypeVar("Row_co", covariant=True)
+Columns = Mapping[str, Any]
+"""Results by name: tensors or texts, one for each image of a batch; None is left out."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a metric measures at once: consecutive images of a dataset, for one model and norm.
+
+    Attributes:
+        network: in evaluation mode, its parameters frozen; its passes are counted for the progress bar.
+        images: shape (N, C, H, W), in [0, 1], on the device of the network.
+        labels: int64, shape (N,), on the same device.
+        norm: "linf", "l2" or "l1".
+        indices: dataset indices of the images.
+        seed: of the run.
+        parameters: what `Metric.parameters` says.
+        needed: the columns of each metric in `Metric.needs`, by its name, on the same device.
+    """
+
+    network: nn.Module
+    images: Tensor
+    labels: Tensor
+    norm: Norm
+    indices: range
+    seed: int
+    parameters: Mapping[str, Any]
+    needed: Mapping[str, Mapping[str, Tensor]]
+
+    def seeds(self, stream: str) -> list[int]:
+        """A seed for each image, of the random stream of this name: the same in any batch, and for every model."""
+        return [seed_of(self.seed, stream, index) for index in self.indices]
+
+
+@dataclass(frozen=True)
+class Metric(Generic[Row]):
+    """A metric, as the harness sees it.
+
+    A batch of results is a pure function of what `batch` gets. It is stored under all of that, and under the source of
+    `metrics` and of the file that defines `batch`.
+
+    Attributes:
+        name: of its fixture, and of its folder in the store.
+        doc: what its fixture is for, in a sentence.
+        row: the frozen dataclass that a test gets for one image. Its fields are columns of `batch`, parameters, or:
+            `image`, the dataset index; `stored`, whether it is from an earlier run; `stored_at`, "FILE#ROW".
+        batch: measures one batch. What it imports, it imports itself: the controller loads no torch.
+        parameters: of run, model and norm: all that the numbers depend on, and that is not in `Batch`. JSON values.
+        needs: metrics that it is computed from, for the same images.
+        norms: those norms of a run that it is for.
+        images: how many images of a run, from the first on, it is for.
+        nothing: why a run may have no norm or no image for it.
+        threshold_table: the table in thresholds.toml that states shares by dataset, norm and epsilon for it, if any.
+        usual_epsilons: where its share is measured if no threshold file says so, for a norm.
+        counted: whether passes of the network are counted; a metric that takes the network apart gets it as it is.
+    """
+
+    name: str
+    doc: str
+    row: type[Row]
+    batch: Callable[[Batch], Columns]
+    parameters: Callable[[Run, str, str], Mapping[str, Any]] = lambda _run, _model, _norm: {}
+    needs: tuple[Metric[Any], ...] = ()
+    norms: Callable[[Run], tuple[str, ...]] = lambda run: run.norms
+    images: Callable[[Run], int] = lambda run: run.images
+    nothing: str = "it is measured for no image or norm of this run"
+    threshold_table: str | None = None
+    usual_epsilons: Callable[[Run, str], tuple[str, ...]] = lambda _run, _norm: ()
+    counted: bool = field(default=True)
+
+    def all_parameters(self, run: Run, model: str, norm: str) -> dict[str, Any]:
+        """Its parameters, and those of all that it needs."""
+        needs = {one.name: one.all_parameters(run, model, norm) for one in self.needs}
+        return {**self.parameters(run, model, norm), **({"needs": needs} if needs else {})}
+
+    def epsilons(self, run: Run, norm: str) -> tuple[str, ...]:
+        """Where its share is measured: what a threshold file states, or else the usual ones."""
+        stated = run.thresholds.epsilons(run.dataset, norm, self.threshold_table) if self.threshold_table else ()
+        return tuple(stated) or self.usual_epsilons(run, norm)
+
+    def source(self) -> Path:
+        """The file that defines `batch`."""
+        return Path(inspect.getsourcefile(self.batch) or "")
+
+
+class MeasuresImage(Protocol[Row_co]):
+    """What the fixture of a metric is: a function of a model, a dataset index and a norm."""
+
+    def __call__(self, model: Subject, image: int, *, norm: str) -> Row_co:
+        """What was measured of the image with this dataset index."""
+
+
+METRICS: dict[str, Metric[Any]] = {}
+"""Every metric that has a fixture, by name."""
+
+
+def metric_fixture(metric: Metric[Row]) -> Callable[..., MeasuresImage[Row]]:
+    """Make the fixture of a metric, which a conftest.py or a plugin assigns to the name of the metric.
+
+    Raises:
+        ValueError: if there is a metric of this name from another file.
+    """
+    known = METRICS.setdefault(metric.name, metric)
+    if known.source() != metric.source():
+        raise ValueError(f"got a second metric {metric.name!r}, in {metric.source()}, expected another name")
+    METRICS[metric.name] = metric
+
+    def measure(measurements: Measurements) -> MeasuresImage[Row]:
+        return lambda model, image, *, norm: measurements.row(metric, model.name, image, norm)
+
+    measure.__doc__ = metric.doc
+    fixture: Callable[..., MeasuresImage[Row]] = pytest.fixture(scope="session", name=metric.name)(measure)
+    return fixture
+
+
+def metrics_among(fixtures: Iterable[str]) -> list[Metric[Any]]:
+    """The metrics whose fixtures these are."""
+    return [METRICS[name] for name in fixtures if name in METRICS]
+
+
+def with_needs(metrics: Iterable[Metric[Any]]) -> list[Metric[Any]]:
+    """The metrics, and all that they are computed from, each once."""
+    found: dict[str, Metric[Any]] = {}
+    for metric in metrics:
+        found |= {one.name: one for one in (*with_needs(metric.needs), metric)}
+    return list(found.values())
+
+
+def threshold_tables() -> tuple[str, ...]:
+    """The tables of shares that thresholds.toml may have."""
+    return tuple(dict.fromkeys(one.threshold_table for one in METRICS.values() if one.threshold_table))

@@ -1,0 +1,100 @@
+"""The fixtures of a run: its options, models and images, and where a test puts what it has measured."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pytest
+
+from robustness_tests.harness.baseline import Baseline
+from robustness_tests.harness.progress import PassCounter, batch_done
+from robustness_tests.harness.records import ABOUT
+from robustness_tests.harness.run import RUN, Run
+from robustness_tests.harness.thresholds import Thresholds
+from robustness_tests.harness.values import plain
+
+if TYPE_CHECKING:
+    # Importing torch takes seconds; the controller of a distributed run never needs it.
+    from robustness_tests.harness.measurements import Measurements
+    from robustness_tests.harness.subject import Subject
+
+
+class Measured(Protocol):
+    """The fixture `measured`."""
+
+    def __call__(self, **values: Any) -> None:
+        """Put values into the record of the running test."""
+
+
+@pytest.fixture(scope="session")
+def run(pytestconfig: pytest.Config) -> Run:
+    """The options of this run."""
+    return pytestconfig.stash[RUN]
+
+
+@pytest.fixture(scope="session")
+def thresholds(run: Run) -> Thresholds:
+    """What counts as good enough: thresholds.toml and the file of `--thresholds`."""
+    return run.thresholds
+
+
+@pytest.fixture(scope="session")
+def baseline(run: Run) -> Baseline:
+    """The last release, `--baseline`."""
+    if run.baseline is None:
+        pytest.skip("nothing to compare: no results of a last release were given (--baseline)")
+    return run.baseline
+
+
+@pytest.fixture(scope="session")
+def images(run: Run) -> range:
+    """The dataset indices of this run's images."""
+    return range(run.images)
+
+
+@pytest.fixture(scope="session")
+def measurements(run: Run, pytestconfig: pytest.Config) -> Measurements:
+    """All that has been measured; the fixtures of metrics ask it."""
+    from robustness_tests.harness.measurements import Measurements  # noqa: PLC0415  # torch, see above
+
+    return Measurements(
+        run,
+        lambda batch, stored: batch_done(pytestconfig, batch, stored=stored),
+        PassCounter(pytestconfig),
+    )
+
+
+@pytest.fixture(scope="session")
+def candidate(measurements: Measurements, run: Run) -> Subject:
+    """The model under release, `--model`."""
+    return measurements.subject(run.model)
+
+
+@pytest.fixture(scope="session")
+def reference(measurements: Measurements, run: Run) -> Subject:
+    """The model that the candidate has to beat, `--against`."""
+    return measurements.subject(run.against)
+
+
+@pytest.fixture
+def model(measurements: Measurements, model_name: str) -> Subject:
+    """Each model of the run in turn: a test that asks for it runs once for candidate and reference."""
+    return measurements.subject(model_name)
+
+
+@pytest.fixture
+def measured(request: pytest.FixtureRequest) -> Measured:
+    """Put values into the record of the running test: `measured(distance=..., threshold=...)`, plain or tensors.
+
+    They go to results.json, the HTML report and, as properties, to JUnit XML.
+    """
+
+    def record(**values: Any) -> None:
+        reserved = sorted(set(values) & set(ABOUT))
+        if reserved:
+            raise ValueError(
+                f"got measured({reserved[0]}=...), expected another name: this one says what a test is about"
+            )
+        request.node.user_properties.extend((name, plain(value)) for name, value in values.items())
+
+    return record

@@ -1,0 +1,98 @@
+"""The model under test, with the images that it is tested on."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from robustness_tests.subjects.catalog import MODELS
+from robustness_tests.subjects.datasets import Images, load_dataset
+from robustness_tests.subjects.models import check_bundled, load_model, model_digest
+from robustness_tests.subjects.reproducible import reproducible, resolve_device
+from robustness_tests.subjects.sources import Source
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model under test, with the images that it is tested on.
+
+    Attributes:
+        name: as on the command line.
+        network: in evaluation mode, parameters frozen, on `device`.
+        dataset: name of the dataset.
+        images: the first images of its test split, as many as the run needs, on the CPU.
+        device: where the network is.
+        digest: of weights and code.
+    """
+
+    name: str
+    network: nn.Module
+    dataset: str
+    images: Images
+    device: torch.device
+    digest: str
+
+    def __repr__(self) -> str:
+        return f"Subject({self.name!r} on {self.dataset!r}, {self.device})"
+
+    def logits(self, images: Tensor) -> Tensor:
+        """The logits of images, shape (N, K), on the CPU, without a graph."""
+        with torch.no_grad(), reproducible():
+            # A copy: a network may work in place.
+            return self.network(images.to(self.device, copy=True)).cpu()
+
+    def right(self, count: int) -> list[bool]:
+        """Whether each of the first `count` images is classified correctly."""
+        labels = self.images.labels[:count]
+        logits = torch.cat([self.logits(batch) for batch in self.images.images[:count].split(100)])
+        found: list[bool] = (logits.argmax(dim=1) == labels).tolist()
+        return found
+
+    def prediction(self, image: Tensor) -> tuple[int, float]:
+        """The class of one image, shape (C, H, W), and the softmax of its logit: how sure the model is of it."""
+        confidences = self.logits(image[None]).double().softmax(dim=1)
+        return int(confidences.argmax()), float(confidences.max())
+
+    def image(self, index: int) -> Tensor:
+        """The image of a dataset index, shape (C, H, W)."""
+        return self.images.images[index]
+
+    def label(self, index: int) -> int:
+        """The class of a dataset index."""
+        return int(self.images.labels[index])
+
+
+class Counted(nn.Module):
+    """A network that tells how many images go through it."""
+
+    def __init__(self, network: nn.Module, count: Callable[[int], None]) -> None:
+        super().__init__()
+        self.network, self.count = network, count
+        # Not eval(), which an exported program does not know.
+        self.training = False
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The logits of the network."""
+        self.count(len(images))
+        return self.network(images)
+
+
+@functools.cache
+def subject(source: Source, dataset: Source, count: int, device: str, data_dir: Path) -> Subject:
+    """A model and the first `count` images of its dataset, loaded once in a process."""
+    images, where = _images(dataset, data_dir, count), resolve_device(device)
+    with reproducible():
+        network = load_model(source, data_dir, where)
+        if source.kind == "bundled":
+            # The others were looked at before the run.
+            check_bundled(MODELS[source.name], network, images, where)
+        digest = model_digest(source, network, images, where)
+    return Subject(source.name, network, dataset.name, images, where, digest)
+
+
+@functools.cache
+def _images(dataset: Source, data_dir: Path, count: int) -> Images:
+    return load_dataset(dataset, data_dir, count)
