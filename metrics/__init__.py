@@ -9,6 +9,7 @@ from metrics.clever import CleverScores, clever, clever_norms
 from metrics.exact_distance import ExactDistances, exact_distance
 from metrics.noise_accuracy import NoiseAccuracies, noise_accuracy
 from metrics.second_order_clever import SecondOrderScores, second_order_clever
+from metrics.smoothed_radius import SmoothedRadii, smoothed_radius
 from metrics.status import Status
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "NoiseAccuracies",
     "SearchPath",
     "SecondOrderScores",
+    "SmoothedRadii",
     "Status",
     "adversarial_distance",
     "anchored_clever",
@@ -32,4 +34,5 @@ __all__ = [
     "exact_distance",
     "noise_accuracy",
     "second_order_clever",
+    "smoothed_radius",
 ]

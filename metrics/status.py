@@ -28,3 +28,5 @@ class Status(IntEnum):
     """A radius was proved: the distance is a lower bound."""
     EXACT = 7
     """The true distance, up to the stated bracket."""
+    ABSTAINED = 8
+    """The vote of a smoothed classifier is too close to say which class wins: there is no radius."""

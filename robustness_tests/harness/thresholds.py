@@ -21,12 +21,13 @@ SCALARS = {
     ("certified_distance", "least_ratio"): "certified_ratio",
     ("informative_gradients", "tolerance"): "gradient_tolerance",
     ("convergence", "tolerance"): "convergence",
+    ("smoothed_radius", "sigma"): "smoothing_sigma",
     ("baseline", "median"): "baseline_median",
     ("baseline", "share"): "baseline_share",
 }
 """Place in the file, and attribute of `Thresholds`. All of them are in (0, 1]."""
 
-SHARES = ("robust_accuracy", "certified_accuracy", "noise_accuracy")
+SHARES = ("robust_accuracy", "certified_accuracy", "noise_accuracy", "smoothed_accuracy")
 """Tables of least shares by dataset, norm and epsilon, and attributes of `Thresholds`."""
 
 FOR_SOME = ("datasets", "models")
@@ -52,6 +53,8 @@ class Thresholds:
         robust_accuracy: `robust_accuracy`: dataset, norm, epsilon as written, least share.
         certified_accuracy: `certified_accuracy`, in the same way.
         noise_accuracy: `noise_accuracy`, in the same way.
+        smoothed_accuracy: `smoothed_accuracy`, in the same way.
+        smoothing_sigma: `smoothed_radius.sigma`.
         others: datasets and candidates that a file of the user has tables for, and that this run is not about.
         files: the files that the values were read from, the last one wins.
     """
@@ -70,6 +73,8 @@ class Thresholds:
     robust_accuracy: Mapping[str, Mapping[str, Mapping[str, float]]]
     certified_accuracy: Mapping[str, Mapping[str, Mapping[str, float]]]
     noise_accuracy: Mapping[str, Mapping[str, Mapping[str, float]]]
+    smoothed_accuracy: Mapping[str, Mapping[str, Mapping[str, float]]]
+    smoothing_sigma: float
     others: tuple[str, ...]
     files: tuple[str, ...]
 

@@ -1,0 +1,262 @@
+"""Randomized smoothing: the L2 radius within which the majority vote under Gaussian noise provably keeps its class.
+
+Cohen, Rosenfeld & Kolter 2019, https://arxiv.org/abs/1902.02918. It is a certificate of another classifier than the
+model: of the smoothed one, whose answer is the class that the model gives most often to noisy copies of an image. It
+reaches any network of any size, with forward passes alone, and holds with a stated probability.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from scipy import stats
+from torch import Tensor
+
+from metrics.checks import check_count, check_number
+from metrics.generators import generators_of
+from metrics.passes import Model, Passes, check_images, check_model, checked_logits, differentiating
+from metrics.status import Status
+
+CHUNK = 100
+"""Noisy copies that are drawn at once, whatever the size of a batch: so it does not change the draws."""
+
+
+@dataclass(frozen=True, eq=False)
+class SmoothedRadii:
+    """Certified radii of the smoothed classifier for N images; every tensor has shape (N,), on the images' device.
+
+    Attributes:
+        radius: the smoothed class is the same for every image within this L2 distance, with probability 1 - alpha,
+            float64; 0 where the image is misclassified or the vote was abstained from.
+        predicted: the smoothed class, int64.
+        votes: copies that were given this class, of those that were counted, int64.
+        samples: copies that were counted, int64.
+        share: lower confidence bound of the share of copies that are given this class, float64.
+        status: `Status` numbers: certified, abstained (the bound is not above one half) or misclassified (the smoothed
+            class is another than the label, and certainly so).
+        forward: forward passes spent, int64.
+    """
+
+    radius: Tensor
+    predicted: Tensor
+    votes: Tensor
+    samples: Tensor
+    share: Tensor
+    status: Tensor
+    forward: Tensor
+
+
+def smoothed_radius(
+    model: Model,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    sigma: float,
+    samples: int | Sequence[int] = 10_000,
+    choosing: int = 100,
+    alpha: float = 0.001,
+    radii: Sequence[float] = (),
+    clamp: bool = True,
+    seed: int | Sequence[int] = 0,
+    batch_size: int = 100,
+) -> SmoothedRadii:
+    """Certify, for each image, an L2 radius of the classifier that takes a vote of the model under Gaussian noise.
+
+    Some noisy copies choose the class, and others count how often it is given (algorithm CERTIFY of the paper, section
+    3.2.2). With p a lower confidence bound of that share by Clopper & Pearson (1934), the radius is
+    sigma * quantile(p) of the normal distribution, where p is above one half.
+
+    With several sizes of the sample, `samples=(1_000, 10_000)`, sampling stops at the first one at which it is decided
+    which of `radii` are certified: all are, or the other copies would hardly certify one more. To look twice is to test
+    twice: each size has its part of alpha, and the best bound counts.
+
+    Args:
+        model: a deterministic callable from images to logits (N, K), in evaluation mode, normalisation inside.
+        images: shape (N, C, H, W), float32 or float64, values in [0, 1].
+        labels: true classes, int64, shape (N,).
+        sigma: standard deviation of the noise, in units of the image range [0, 1].
+        samples: copies that are counted; or increasing sizes at which to look whether it is decided.
+        choosing: copies that choose the class.
+        alpha: probability, for each image, that the certificate is wrong.
+        radii: where it has to be known whether an image is certified; without any, the whole sample is drawn.
+        clamp: whether noisy copies are clamped to [0, 1] before the model sees them, which makes it a vote of the model
+            on images; in the paper they are not. The certificate is of the classifier so made.
+        seed: one for all images, or one for each; an image has the same noise in any batch.
+        batch_size: the most copies that pass through the model at once.
+
+    Returns:
+        Radii, classes, votes, statuses, and the passes spent: two to check the model, `choosing`, and those counted.
+
+    Raises:
+        ValueError: for input that is none of this, with what was got and what was expected.
+
+    Example:
+        A linear model, whose radius comes near to margin / L2 norm of the weights: here 0.2 / sqrt(2) = 0.1414.
+
+        >>> weights = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+        >>> model = lambda images: images.flatten(1) @ weights.T
+        >>> image = torch.tensor([0.7, 0.5]).view(1, 1, 1, 2)
+        >>> found = smoothed_radius(model, image, torch.tensor([0]), sigma=0.1, samples=10_000)
+        >>> 0.13 < float(found.radius) < 0.1414
+        True
+    """
+    sigma = check_number("sigma", sigma, above=0)
+    sizes = _checked_sizes(samples)
+    choosing = check_count("choosing", choosing, 1)
+    if not 0 < check_number("alpha", alpha, above=0) < 1:
+        raise ValueError(f"got alpha={alpha!r}, expected a number between 0 and 1")
+    wanted = sorted(check_number("radii", radius, above=0) for radius in radii)
+    batch_size = check_count("batch_size", batch_size, 1)
+    check_images(images, labels)
+    check_model(model)
+    generators = generators_of(seed, len(images), images.device)
+    with differentiating(model):
+        passes = Passes(model, len(images), images.device)
+        classes = checked_logits(passes, images, labels, torch.arange(len(images), device=images.device)).shape[1]
+        votes = [
+            _Votes(passes, images, row, generator, sigma, classes, batch_size, clamp=clamp)
+            for row, generator in enumerate(generators)
+        ]
+        found = [_certify(of_image, sizes, choosing, alpha, sigma, wanted) for of_image in votes]
+    return _result(found, labels, sigma, passes)
+
+
+@dataclass(frozen=True)
+class _Vote:
+    """What was counted for one image."""
+
+    predicted: int
+    votes: int
+    samples: int
+    share: float
+
+
+class _Votes:
+    """Classes of noisy copies of one image: all copies come from one stream, whoever asks for how many."""
+
+    def __init__(
+        self,
+        passes: Passes,
+        images: Tensor,
+        row: int,
+        generator: torch.Generator,
+        sigma: float,
+        classes: int,
+        batch_size: int,
+        *,
+        clamp: bool,
+    ) -> None:
+        self.passes, self.image, self.row = passes, images[row], row
+        self.generator, self.sigma, self.classes = generator, sigma, classes
+        self.batch_size, self.clamp = batch_size, clamp
+
+    def count(self, copies: int) -> Tensor:
+        """How many of so many new copies are given each class, int64, shape (K,)."""
+        counts = torch.zeros(self.classes, dtype=torch.long, device=self.image.device)
+        for noisy in self._copies(copies):
+            rows = torch.full((len(noisy),), self.row, device=noisy.device)
+            counts += torch.bincount(self.passes.logits(noisy, rows).argmax(dim=1), minlength=self.classes)
+        return counts
+
+    def _copies(self, count: int) -> list[Tensor] | tuple[Tensor, ...]:
+        chunks = [self._chunk(min(CHUNK, count - first)) for first in range(0, count, CHUNK)]
+        return torch.cat(chunks).split(self.batch_size)
+
+    def _chunk(self, count: int) -> Tensor:
+        noise = torch.randn(
+            (count, *self.image.shape), generator=self.generator, dtype=self.image.dtype, device=self.image.device
+        )
+        noisy = self.image + self.sigma * noise
+        return noisy.clamp(0, 1) if self.clamp else noisy
+
+
+DRAWN_AT_ONCE = 1_000
+"""Copies of an image that are in memory at once, at most."""
+
+
+def _certify(
+    of_image: _Votes, sizes: Sequence[int], choosing: int, alpha: float, sigma: float, wanted: Sequence[float]
+) -> _Vote:
+    predicted = int(of_image.count(choosing).argmax())
+    votes, drawn, best = 0, 0, 0.0
+    for size in sizes:
+        while drawn < size:
+            new = min(DRAWN_AT_ONCE, size - drawn)
+            votes += int(of_image.count(new)[predicted])
+            drawn += new
+        best = max(best, share_at_least(votes, drawn, alpha / len(sizes)))
+        # To stop is sound whenever it is done. So it is, as well, where the others would have to be luckier than that.
+        hoped = math.ceil(share_at_most(votes, drawn, alpha) * (sizes[-1] - drawn))
+        possible = max(best, share_at_least(votes + hoped, sizes[-1], alpha / len(sizes)))
+        certified = sum(radius <= radius_of(best, sigma) for radius in wanted)
+        if wanted and certified == sum(radius <= radius_of(possible, sigma) for radius in wanted):
+            break
+    return _Vote(predicted, votes, drawn, best)
+
+
+def share_at_least(votes: int, samples: int, alpha: float) -> float:
+    """A lower bound of the share that votes come from, which is too large with probability alpha at most.
+
+    Clopper & Pearson 1934, one-sided.
+
+    Example:
+        >>> round(share_at_least(1000, 1000, 0.001), 6) == round(0.001 ** (1 / 1000), 6)
+        True
+    """
+    return float(stats.beta.ppf(alpha, votes, samples - votes + 1)) if votes else 0.0
+
+
+def share_at_most(votes: int, samples: int, alpha: float) -> float:
+    """An upper bound of the share that votes come from, which is too small with probability alpha at most.
+
+    Example:
+        >>> share_at_most(1000, 1000, 0.001)
+        1.0
+    """
+    return float(stats.beta.ppf(1 - alpha, votes + 1, samples - votes)) if votes < samples else 1.0
+
+
+def radius_of(share: float, sigma: float) -> float:
+    """The radius that belongs to a share of the votes; 0 where it is not above one half (theorem 1 of the paper).
+
+    Example:
+        >>> round(radius_of(0.99, 0.25), 4), radius_of(0.5, 0.25)
+        (0.5816, 0.0)
+    """
+    return sigma * float(stats.norm.ppf(share)) if share > 0.5 else 0.0
+
+
+def _result(found: Sequence[_Vote], labels: Tensor, sigma: float, passes: Passes) -> SmoothedRadii:
+    def column(values: Sequence[float], dtype: torch.dtype) -> Tensor:
+        return torch.tensor(values, dtype=dtype, device=labels.device)
+
+    statuses = [_status(vote, label) for vote, label in zip(found, labels.tolist(), strict=True)]
+    radii = [
+        radius_of(vote.share, sigma) if status is Status.CERTIFIED else 0.0
+        for vote, status in zip(found, statuses, strict=True)
+    ]
+    return SmoothedRadii(
+        radius=column(radii, torch.float64),
+        predicted=column([vote.predicted for vote in found], torch.long),
+        votes=column([vote.votes for vote in found], torch.long),
+        samples=column([vote.samples for vote in found], torch.long),
+        share=column([vote.share for vote in found], torch.float64),
+        status=column(statuses, torch.long),
+        forward=passes.forward,
+    )
+
+
+def _status(vote: _Vote, label: int) -> Status:
+    if vote.share <= 0.5:
+        return Status.ABSTAINED
+    return Status.CERTIFIED if vote.predicted == label else Status.MISCLASSIFIED
+
+
+def _checked_sizes(samples: int | Sequence[int]) -> list[int]:
+    given = list(samples) if isinstance(samples, list | tuple) else [samples]
+    sizes = [check_count("samples", size, 1) for size in given]
+    if not sizes or any(later <= earlier for earlier, later in itertools.pairwise(sizes)):
+        raise ValueError(f"got samples={samples!r}, expected a whole number, or several that increase")
+    return sizes

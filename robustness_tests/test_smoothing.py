@@ -1,0 +1,70 @@
+"""The smoothed classifier, a majority vote of the model under Gaussian noise: its proved L2 radii.
+
+It is another classifier than the model itself, and slower by as many passes as there are voters. So its radii are never
+compared with the model's own adversarial or certified distances.
+"""
+
+import pytest
+
+from metrics.statistics import compare, share
+from robustness_tests.harness.worst import worst_of
+
+
+@pytest.mark.about("model")
+def test_smoothed_accuracy(candidate, reference, smoothed_radius, smoothed_images, norm, epsilon, thresholds, measured):
+    """The smoothed candidate provably keeps its right class on enough images, within an L2 radius of epsilon.
+
+    Randomized smoothing: each certificate holds with a probability of 99.9 %. An image on which the vote is too close
+    counts as not certified, and so does one whose smoothed class is wrong. A failure means that the model is less
+    certain under Gaussian noise than it has to be; it says nothing about the model without the vote.
+    """
+    found = [smoothed_radius(candidate, image, norm=norm) for image in smoothed_images]
+    radii = {one.image: one.radius for one in found}
+    held = sum(radius >= float(epsilon) for radius in radii.values())
+    accuracy = share(held, len(found), thresholds.confidence)
+    least = thresholds.epsilons(candidate.dataset, norm, "smoothed_accuracy").get(epsilon)
+    measured(value=accuracy.value, low=accuracy.low, high=accuracy.high, threshold=least, images=len(found))
+    measured(worst=worst_of({image: radius for image, radius in radii.items() if radius < float(epsilon)}))
+    measured(sigma=thresholds.smoothing_sigma)
+    if reference.name != candidate.name:
+        theirs = [smoothed_radius(reference, image, norm=norm).radius for image in smoothed_images]
+        measured(reference_value=sum(radius >= float(epsilon) for radius in theirs) / len(theirs))
+    if least is None:
+        pytest.skip(f"measured and not judged: no threshold file states smoothed_accuracy.{candidate.dataset}.{norm}")
+    assert accuracy.value >= least, (
+        f"smoothed with sigma {thresholds.smoothing_sigma:g}, {candidate.name} provably keeps the label of {held} of "
+        f"{len(found)} images up to {norm} {epsilon} ({accuracy.value:.1%}), expected {least:.1%} or more"
+    )
+
+
+@pytest.mark.about("model")
+def test_candidate_beats_reference_in_smoothed_radius(
+    candidate, reference, norm, smoothed_radius, smoothed_images, thresholds, measured
+):
+    """The smoothed radii of the candidate are larger than those of the reference.
+
+    Medians over all images, and a one-sided Wilcoxon signed-rank test on the pairs. Sampling
+    stops where the largest stated radius is certified, so that larger ones count as that one; an image without a
+    certificate counts as 0. A failure means that the candidate is not better under Gaussian noise than the model it is
+    to replace, or that too few images were measured to tell.
+    """
+    models = {model.name: model for model in (candidate, reference)}.values()
+    found = [[smoothed_radius(model, image, norm=norm) for image in smoothed_images] for model in models]
+    spent = [one for of_model in found for one in of_model]
+    measured(forward=sum(one.forward for one in spent), backward=0, stored=all(one.stored for one in spent))
+    if len(found) == 1:
+        pytest.skip(f"nothing to compare: no other model than {candidate.name} was given")
+    largest = max(found[0][0].radii)
+    ours, theirs = ([min(one.radius, largest) for one in of_model] for of_model in found)
+    result = compare(ours, theirs, thresholds.confidence)
+    measured(value=result.candidate, reference_value=result.reference, images=result.pairs, p_value=result.p_value)
+    measured(difference=result.difference.value, low=result.difference.low, high=result.difference.high)
+    measured(threshold=thresholds.largest_p_value, sigma=thresholds.smoothing_sigma)
+    measured(worst=worst_of({image: a - b for image, a, b in zip(smoothed_images, ours, theirs, strict=True)}))
+    if ours == theirs and min(ours) == largest:
+        pytest.skip(f"nothing to tell: both are certified up to {largest:g} everywhere; state larger epsilons")
+    assert result.p_value <= thresholds.largest_p_value, (
+        f"smoothed radii of {candidate.name}, median {result.candidate:.4f}, are not shown to be larger than those of "
+        f"{reference.name}, median {result.reference:.4f}: p = {result.p_value:.3f} on {result.pairs} images, expected "
+        f"{thresholds.largest_p_value} or less"
+    )
