@@ -24,9 +24,9 @@ from torch.nn import functional
 from metrics import Status, adversarial_distance, certified_distance, exact_distance
 from metrics.norms import length
 from robustness_tests.subjects.catalog import MODELS
-from robustness_tests.subjects.datasets import Images
 from robustness_tests.subjects.datasets import digits as digits_of
 from robustness_tests.subjects.fully_connected import FullyConnected
+from robustness_tests.subjects.images import Images
 from robustness_tests.subjects.models import bundled as load_bundled
 from robustness_tests.subjects.training import RECIPES, Recipe, train
 

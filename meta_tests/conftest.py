@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from robustness_tests.subjects.catalog import MODELS
-from robustness_tests.subjects.datasets import Images
 from robustness_tests.subjects.datasets import digits as digits_of
+from robustness_tests.subjects.images import Images
 from robustness_tests.subjects.models import bundled
 
 ROOT = Path(__file__).parent.parent

@@ -20,7 +20,8 @@ from robustness_tests.harness.fixtures.common_corruptions import accuracies
 from robustness_tests.harness.subject import Subject
 from robustness_tests.subjects import inspection
 from robustness_tests.subjects.catalog import DATASETS
-from robustness_tests.subjects.datasets import common_corruptions, digits, from_object, images_and_labels, load_dataset
+from robustness_tests.subjects.datasets import common_corruptions, digits, load_dataset
+from robustness_tests.subjects.images import from_object, images_and_labels
 from robustness_tests.subjects.inspection import MULTIPLICATIONS_AT_ONCE, _batch_size, rounded_up
 from robustness_tests.subjects.model_check import Examined, examine
 from robustness_tests.subjects.models import load_model, model_digest

@@ -16,7 +16,7 @@ from robustness_tests.harness.run import Run
 from robustness_tests.harness.store import Key, Store
 from robustness_tests.harness.subject import Counted, Subject, subject
 from robustness_tests.subjects.catalog import NORMS, closest
-from robustness_tests.subjects.datasets import Images
+from robustness_tests.subjects.images import Images
 from robustness_tests.subjects.reproducible import device_kind, reproducible
 
 Row = TypeVar("Row")

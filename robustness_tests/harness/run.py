@@ -28,9 +28,9 @@ CERTIFIED_NORMS = ("linf", "l2")
 """Those of `metrics.certified_distance`, which is not imported here: that would import torch."""
 
 
-@dataclass(frozen=True)
-class Run:
-    """The options of a run, checked; the same in the controller and in every worker.
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What was asked for, each option checked by itself.
 
     Attributes:
         model: name of the candidate, the model under release.
@@ -39,25 +39,18 @@ class Run:
         sources: where the models come from, by name.
         dataset_source: where the dataset comes from.
         data_dir: folder of datasets and checkpoints that have names.
-        test_images: images of the test split; a dataset index is below it.
-        values: of an image: channels, height and width multiplied.
         images: number of test images, the first ones of the dataset.
-        clever_radius: radius of CLEVER's ball for each norm.
+        clever_radius: radius of CLEVER's ball for each norm, as far as it was given.
         effort: the budget for each image: "quick", for a look and not for a release, "default" or "thorough".
         norms: norms of the perturbations.
         certify: "auto", "off" or "require": whether lower bounds are proved, and whether it is a failure if that cannot
             be done.
-        batch_sizes: images measured together, for each model.
-        digests: of the models that were looked at before the run; those that are measured have to be the same.
-        remarks: what the inspection of models and dataset has to say.
         device: "auto", "cpu", "cuda" or "cuda:N".
         seed: of everything that is random.
         thresholds: what counts as good enough.
         results: folder of the report, results.json and the stored measurements.
         summary: file of the Markdown summary, beside results.json; None for none.
         baseline: the last release, which no number of the candidate may fall below by much; None for none.
-        class_names: of the dataset, by number, as far as it has any.
-        image_digests: of the images of this run, in order; none for the bundled dataset.
         fresh: whether measurements that were stored before this run are left alone.
         started: when the run began, in seconds since the epoch; the same in all workers.
     """
@@ -68,26 +61,43 @@ class Run:
     sources: Mapping[str, Source]
     dataset_source: Source
     data_dir: Path
-    test_images: int
-    values: int
     images: int
     clever_radius: Mapping[str, float]
     effort: str
     norms: tuple[str, ...]
     certify: str
-    batch_sizes: Mapping[str, int]
-    digests: Mapping[str, str]
-    remarks: tuple[str, ...]
     device: str
     seed: int
     thresholds: Thresholds
     results: Path
     summary: Path | None
     baseline: Baseline | None
-    class_names: tuple[str, ...]
-    image_digests: tuple[str, ...]
     fresh: bool
     started: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Options):
+    """A run: its options, and what was seen of models and data; the same in the controller and in every worker.
+
+    Attributes:
+        test_images: images of the test split; a dataset index is below it, and there are not more `images`.
+        values: of an image: channels, height and width multiplied.
+        clever_radius: radius of CLEVER's ball for each norm.
+        batch_sizes: images measured together, for each model.
+        digests: of the models that were looked at before the run; those that are measured have to be the same.
+        remarks: what the inspection of models and dataset has to say.
+        class_names: of the dataset, by number, as far as it has any.
+        image_digests: of the images of this run, in order; none for the bundled dataset.
+    """
+
+    test_images: int
+    values: int
+    batch_sizes: Mapping[str, int]
+    digests: Mapping[str, str]
+    remarks: tuple[str, ...]
+    class_names: tuple[str, ...]
+    image_digests: tuple[str, ...]
 
     @property
     def models(self) -> tuple[str, ...]:

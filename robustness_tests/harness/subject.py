@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from robustness_tests.subjects.catalog import MODELS
-from robustness_tests.subjects.datasets import Images, load_dataset
+from robustness_tests.subjects.datasets import load_dataset
+from robustness_tests.subjects.images import Images
 from robustness_tests.subjects.models import check_bundled, load_model, model_digest
 from robustness_tests.subjects.reproducible import reproducible, resolve_device
 from robustness_tests.subjects.sources import Source

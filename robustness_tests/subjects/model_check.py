@@ -11,7 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from metrics.norms import DUAL, length
 from metrics.passes import Passes, check_logits, check_model, checked_logits, margin
-from robustness_tests.subjects.datasets import Images, one_line
+from robustness_tests.subjects.images import Images
+from robustness_tests.subjects.objects import one_line
 
 LOOKED_AT = 16
 """Images for all checks but that of the accuracy."""

@@ -15,9 +15,9 @@ from robustness_tests.subjects import robustbench_zoo
 from robustness_tests.subjects.catalog import DATASETS, MODELS, ModelCard, WideResNetShape, closest
 from robustness_tests.subjects.checkpoints import weights_only
 from robustness_tests.subjects.classifier import Classifier
-from robustness_tests.subjects.datasets import Images, one_line
 from robustness_tests.subjects.fully_connected import FullyConnected
-from robustness_tests.subjects.objects import attribute_of, code_of
+from robustness_tests.subjects.images import Images
+from robustness_tests.subjects.objects import attribute_of, code_of, one_line
 from robustness_tests.subjects.sources import Source
 from robustness_tests.subjects.wide_resnet import WideResNet
 

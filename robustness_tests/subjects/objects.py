@@ -173,3 +173,9 @@ def _is_of_python_or_torch(file: str) -> bool:
     return Path(file).is_relative_to(torch) or (
         Path(file).is_relative_to(python) and not Path(file).is_relative_to(packages)
     )
+
+
+def one_line(error: BaseException) -> str:
+    """What an exception says, in one line that is not too long; its type where it says nothing."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 240 else f"{text[:240]}..."

@@ -1,0 +1,246 @@
+"""From the options of a run to a checked `Run`: what is wrong is one line, before anything is measured.
+
+Imports no torch: a process of its own looks at models and data.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from platformdirs import user_cache_path
+
+from robustness_tests.harness import option_values
+from robustness_tests.harness.baseline import Baseline, check_baseline, load_baseline
+from robustness_tests.harness.gpus import visible_gpus
+from robustness_tests.harness.options import CERTIFY, EFFORTS, OPTIONS, given_value
+from robustness_tests.harness.run import (
+    CERTIFIED_NORMS,
+    GPU_BATCH_SIZE,
+    INSPECTION,
+    RUN,
+    Options,
+    Run,
+    is_worker,
+    worker_input,
+)
+from robustness_tests.harness.thresholds import Thresholds, load_thresholds
+from robustness_tests.subjects.inspection import Inspection, WrongSubjectError, inspect
+from robustness_tests.subjects.sources import Source, dataset_source, model_source
+
+Value = TypeVar("Value")
+Given = TypeVar("Given")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Check the options before anything else happens."""
+    config.stash[RUN] = run_from(config)
+
+
+def run_from(config: pytest.Config) -> Run:
+    """The run that the options ask for.
+
+    Raises:
+        pytest.UsageError: for the first value that is wrong, with what was given, what is known, and the closest match;
+            a model or dataset that cannot be tested is one, too.
+    """
+    given = {option.name: given_value(config, option) for option in OPTIONS}
+    options = checked_options(given, config)
+    seen = _inspected(options, config)
+    config.stash[INSPECTION] = seen
+    if given["images"] and options.images > seen.test_images:
+        raise pytest.UsageError(
+            f"--images: got {options.images}, expected at most {seen.test_images}, the test split of "
+            f"{options.dataset!r}"
+        )
+    batch_size = _checked("batch-size", given["batch-size"], option_values.positive) if given["batch-size"] else None
+    run = Run(
+        **{
+            **vars(options),
+            **vars(seen),
+            "images": min(options.images, seen.test_images),
+            "clever_radius": {**seen.clever_radius, **options.clever_radius},
+            "batch_sizes": _batch_sizes(batch_size, options.device, seen),
+        }
+    )
+    if run.baseline is not None:
+        _checked("baseline", run.baseline, lambda baseline: _comparable(baseline, run))
+    if not is_worker(config):
+        _check_files(run, given, config)
+    return run
+
+
+def checked_options(given: Mapping[str, Any], config: pytest.Config) -> Options:
+    """The options, each by itself: nothing has been looked at yet."""
+    effort = _effort(given)
+    norms = _checked("norms", given["norms"], option_values.norms)
+    dataset = _checked("dataset", given["dataset"], lambda text: dataset_source(text, _folder("dataset", config)))
+    model = _checked("model", given["model"], lambda text: model_source(text, dataset, _folder("model", config)))
+    against = _reference(given["against"], model, dataset, config)
+    return Options(
+        model=model.name,
+        against=against.name,
+        dataset=dataset.name,
+        sources={source.name: source for source in (model, against)},
+        dataset_source=dataset,
+        data_dir=_checked("data-dir", given["data-dir"], lambda text: _data_dir(text, config)),
+        images=_checked("images", given["images"] or ("20" if effort == "quick" else "100"), option_values.positive),
+        clever_radius=_checked("clever-radius", given["clever-radius"], option_values.radii),
+        effort=effort,
+        norms=norms,
+        certify=_certify(given["certify"], norms),
+        device=_checked("device", given["device"], option_values.device),
+        seed=_checked("seed", given["seed"], option_values.natural),
+        thresholds=_checked(
+            "thresholds", given["thresholds"], lambda text: _thresholds(text, config, model.name, dataset.name)
+        ),
+        results=_checked("results", given["results"], lambda text: _results(text, config)),
+        summary=_checked("summary", given["summary"], lambda text: _file("summary", text, config)),
+        baseline=_checked("baseline", given["baseline"], lambda text: _baseline(text, config)),
+        fresh=bool(given["fresh"]),
+        # A worker is told when the run began: what another worker has measured since then belongs to this run.
+        started=worker_input(config)["robustness_started"] if is_worker(config) else time.time(),
+    )
+
+
+def _certify(text: str, norms: tuple[str, ...]) -> str:
+    certify = _checked("certify", text, lambda word: option_values.choice(word, CERTIFY))
+    if certify == "require" and not set(norms) & set(CERTIFIED_NORMS):
+        raise pytest.UsageError(
+            f"--certify: got 'require' with --norms {','.join(norms)}, expected linf or l2 among them"
+        )
+    return certify
+
+
+def _data_dir(text: str, config: pytest.Config) -> Path:
+    return _path("data-dir", text, config) if text else user_cache_path("robustness-gate")
+
+
+def _check_files(run: Run, given: Mapping[str, Any], config: pytest.Config) -> None:
+    """Refuse to write over what is read, or twice into one file."""
+    written = {name: (run.results / name).resolve() for name in ("results.json", "report.html")}
+    baseline = _path("baseline", given["baseline"], config).resolve() if given["baseline"] else None
+    if baseline == written["results.json"]:
+        raise pytest.UsageError(
+            f"--baseline: got {given['baseline']!r}, which this run writes over, expected a copy of it elsewhere"
+        )
+    for name, path in {**written, "baseline": baseline}.items():
+        if run.summary is not None and run.summary.resolve() == path:
+            raise pytest.UsageError(
+                f"--summary: got {given['summary']!r}, the {name} of this run, expected another file"
+            )
+
+
+def _comparable(baseline: Baseline, run: Run) -> None:
+    check_baseline(
+        baseline,
+        dataset=run.dataset,
+        effort=run.effort,
+        seed=run.seed,
+        norms=run.norms,
+        image_digests=run.image_digests,
+        clever_radius=run.clever_radius,
+    )
+
+
+def _inspected(run: Options, config: pytest.Config) -> Inspection:
+    if is_worker(config):
+        return Inspection.from_json(worker_input(config)["robustness_inspection"])
+    options = {"model": run.model, "against": run.against}
+    capture = config.pluginmanager.getplugin("capturemanager")
+    try:
+        # Without capture: a download shows its progress on a terminal.
+        with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
+            return inspect(
+                {option: run.sources[name] for option, name in options.items()},
+                run.dataset_source,
+                images=run.images,
+                device=run.device,
+                data_dir=run.data_dir,
+            )
+    except WrongSubjectError as error:
+        raise pytest.UsageError(f"--{error.option}: {error}") from error
+
+
+def _batch_sizes(given: int | None, device: str, seen: Inspection) -> Mapping[str, int]:
+    on_gpu = device.startswith("cuda") or (device == "auto" and visible_gpus())
+    fixed = given or (GPU_BATCH_SIZE if on_gpu else None)
+    return {name: fixed or size for name, size in seen.batch_sizes.items()}
+
+
+def _effort(given: Mapping[str, Any]) -> str:
+    quick = bool(given["quick"])
+    if not given["effort"]:
+        return "quick" if quick else "default"
+    effort = _checked("effort", given["effort"], lambda word: option_values.choice(word, EFFORTS))
+    if quick and effort != "quick":
+        raise pytest.UsageError(f"--effort: got {effort!r} together with --quick, expected one of the two")
+    return effort
+
+
+def _reference(text: str, model: Source, dataset: Source, config: pytest.Config) -> Source:
+    """The reference; two different models that would have one name get two."""
+    if not text:
+        pair = dataset.kind == "bundled" or model.name == "robust"
+        text = "standard" if pair and dataset.kind in ("bundled", "cifar10", "cifar10-c") else ""
+    if not text:
+        return model
+    against = _checked("against", text, lambda word: model_source(word, dataset, _folder("against", config)))
+    same = (against.kind, against.place, against.attribute) == (model.kind, model.place, model.attribute)
+    return replace(against, name=f"{against.name}.reference") if against.name == model.name and not same else against
+
+
+def _checked(name: str, given: Given, check: Callable[[Given], Value]) -> Value:
+    try:
+        return check(given)
+    except ValueError as error:
+        raise pytest.UsageError(f"--{name}: {error}") from error
+
+
+def _thresholds(text: str, config: pytest.Config, model: str, dataset: str) -> Thresholds:
+    return load_thresholds(_path("thresholds", text, config) if text else None, model, dataset)
+
+
+def _baseline(text: str, config: pytest.Config) -> Baseline | None:
+    return load_baseline(_path("baseline", text, config), text) if text else None
+
+
+def _file(name: str, text: str, config: pytest.Config) -> Path | None:
+    """A file to be written, in a folder that is there."""
+    if not text:
+        return None
+    path = _path(name, text, config)
+    if path.is_dir():
+        raise ValueError(f"got {text!r}, which is a folder, expected a file")
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ValueError(f"got {text!r}, expected a file in a folder that is there and can be written to")
+    return path
+
+
+def _results(text: str, config: pytest.Config) -> Path:
+    path = _path("results", text, config)
+    existing = next(place for place in (path, *path.parents) if place.exists())
+    if not existing.is_dir():
+        where = "which is a file" if existing == path else f"but {existing.name} is a file"
+        raise ValueError(f"got {text!r}, {where}, expected a folder")
+    if not os.access(existing, os.W_OK):
+        raise ValueError(f"got {text!r}, which cannot be written to, expected a folder of your own")
+    return path
+
+
+def _path(name: str, text: str, config: pytest.Config) -> Path:
+    try:
+        return _folder(name, config) / Path(text).expanduser()
+    except RuntimeError as error:  # no such user
+        raise ValueError(f"got {text!r}, which is no path: {error}") from error
+
+
+def _folder(name: str, config: pytest.Config) -> Path:
+    """A path of the command line starts where the user is, one of the ini file where that file is."""
+    on_command_line = config.getoption(f"robustness_{name.replace('-', '_')}") is not None
+    return config.invocation_params.dir if on_command_line else config.rootpath

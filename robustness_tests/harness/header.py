@@ -1,0 +1,45 @@
+"""The run in lines, at the top of the terminal. Imports no torch."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from robustness_tests.harness.run import IN_USE, RUN, Run
+
+
+def describe(run: Run) -> Sequence[str]:
+    """The run in lines for the header of the terminal."""
+    comparison = "" if run.model == run.against else f" against {named(run, run.against)}"
+    certified = {"auto": "", "off": ", nothing certified", "require": ", all certified"}[run.certify]
+    budget = "quick: not for a release" if run.quick else f"{run.effort} effort"
+    subject = f"{named(run, run.model)}{comparison} on {named_dataset(run)}, {run.images} images"
+    radii = ", ".join(f"{norm} {run.clever_radius[norm]:g}" for norm in run.norms)
+    unused, baseline = run.thresholds.others, run.baseline
+    last = f"{baseline.model}, {baseline.finished}, from {baseline.file}" if baseline else ""
+    return [
+        f"robustness: {subject}, {', '.join(run.norms)}, {budget}{certified}",
+        (
+            f"robustness: seed {run.seed}, device {run.device}, CLEVER's radius {radii}, "
+            f"thresholds from {', '.join(run.thresholds.files)}, results in {run.results}"
+        ),
+        *([f"robustness: compared with the last release, {last}"] if last else []),
+        *([f"robustness: thresholds for others, not used: {', '.join(unused)}"] if unused else []),
+        *(f"robustness: {remark}" for remark in run.remarks),
+    ]
+
+
+def named(run: Run, model: str) -> str:
+    """The name of a model, and where it comes from unless the name says so."""
+    text = run.sources[model].text
+    return model if text == model else f"{model} ({text})"
+
+
+def named_dataset(run: Run) -> str:
+    """The name of the dataset, and where it comes from unless the name says so."""
+    text = run.dataset_source.text
+    return run.dataset if text == run.dataset else f"{run.dataset} ({text})"
+
+
+def pytest_report_header(config: pytest.Config) -> Sequence[str]:
+    """What is run, at the top of the terminal."""
+    return describe(config.stash[RUN]) if config.stash[IN_USE] else []

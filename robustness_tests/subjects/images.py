@@ -1,0 +1,179 @@
+"""Images in [0, 1] with their classes, from arrays and datasets of any usual form."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from robustness_tests.subjects.objects import one_line
+
+LARGEST_LABEL = 10**6
+"""No classifier has so many classes."""
+
+CHANNELS = (1, 2, 3, 4)
+"""A dimension of another size is not taken for the channels."""
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """The first images of a split of a dataset.
+
+    Attributes:
+        images: shape (N, C, H, W), float32, values in [0, 1].
+        labels: class numbers, int64, shape (N,).
+        split_size: how many images the split has; None if these are all.
+        known_largest: the largest label of the split, as far as labels are known without loading images.
+        class_names: of the folders that the classes are in; empty for other datasets.
+    """
+
+    images: Tensor
+    labels: Tensor
+    split_size: int | None = None
+    known_largest: int = 0
+    class_names: tuple[str, ...] = ()
+
+    @property
+    def largest_label(self) -> int:
+        """The largest label of the split, as far as it is known."""
+        return max(int(self.labels.max()), self.known_largest)
+
+    @property
+    def total(self) -> int:
+        """How many images the split has, of which these are the first."""
+        return len(self.labels) if self.split_size is None else self.split_size
+
+    def digest(self, rows: slice = slice(None)) -> str:
+        """A digest of the images and labels of some rows, in order."""
+        images, labels = self.images[rows], self.labels[rows]
+        digest = hashlib.sha256(str(tuple(images.shape)).encode())
+        digest.update(images.numpy().tobytes())
+        digest.update(labels.numpy().tobytes())
+        return digest.hexdigest()
+
+
+def images_and_labels(images: Any, labels: Any, count: int | None = None) -> Images:
+    """Images and labels as the metrics want them, from arrays or tensors as users have them.
+
+    Args:
+        images: uint8 in 0 to 255, shape (N, H, W, C) or (N, H, W); or floating-point in [0, 1], shape (N, C, H, W).
+        labels: class numbers from 0 on, shape (N,).
+        count: how many of them are needed, at most.
+
+    Raises:
+        ValueError: for another type, shape or range, with what was got, what is expected, and what to do.
+
+    Example:
+        >>> images_and_labels(np.full((2, 8, 8, 3), 255, np.uint8), np.array([0, 1])).images.shape
+        torch.Size([2, 3, 8, 8])
+    """
+    arrays = [_array(one) for one in (images, labels)]
+    total = _checked_labels(arrays[1], len(arrays[0]) if arrays[0].ndim else 0)
+    some, chosen = arrays[0][:count], arrays[1][:count].astype(np.int64)
+    of_bytes = some.dtype == np.uint8
+    if not of_bytes and some.dtype not in (np.float16, np.float32, np.float64):
+        raise ValueError(f"got images of {some.dtype}, expected uint8 in 0 to 255, or floating-point numbers in [0, 1]")
+    some = _with_channels_last(some) if of_bytes else _with_channels_first(some)
+    values = torch.from_numpy(some.copy())  # of its own, contiguous: a file may be mapped into memory
+    scaled = values.float().div(255) if of_bytes else values.float()
+    return Images(scaled.contiguous(), torch.from_numpy(chosen), total, int(arrays[1].max()))
+
+
+def _array(values: Any) -> NDArray[Any]:
+    if isinstance(values, Tensor):
+        narrow = values.is_floating_point() and values.dtype not in (torch.float16, torch.float32, torch.float64)
+        return (values.detach().float() if narrow else values.detach()).to_dense().cpu().numpy()
+    return np.asarray(values)
+
+
+def _checked_labels(labels: NDArray[Any], images: int) -> int:
+    if labels.ndim == 2 and labels.shape[1] > 1:
+        raise ValueError(f"got labels of shape {labels.shape}, expected class numbers (N,): labels.argmax(axis=1)")
+    if labels.ndim != 1 or len(labels) != images or not images:
+        raise ValueError(f"got {images} images and labels of shape {labels.shape}, expected as many of both, 1 or more")
+    if labels.dtype.kind not in "iu":
+        raise ValueError(f"got labels of {labels.dtype}, expected whole numbers: labels.astype('int64')")
+    if int(labels.min()) < 0 or int(labels.max()) > LARGEST_LABEL:
+        raise ValueError(f"got labels from {int(labels.min())} to {int(labels.max())}, expected class numbers from 0")
+    return len(labels)
+
+
+def _with_channels_last(images: NDArray[Any]) -> NDArray[Any]:
+    """Bytes (N, H, W, C) or (N, H, W) as (N, C, H, W)."""
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or images.shape[3] not in CHANNELS:
+        hint = ": images.transpose(0, 2, 3, 1)" if images.ndim == 4 and images.shape[1] in CHANNELS else ""
+        raise ValueError(
+            f"got uint8 images of shape {images.shape}, expected (N, H, W, C) or (N, H, W), channels last{hint}"
+        )
+    if int(images.max()) == 1:
+        raise ValueError("got uint8 images of 0 and 1 only, expected 0 to 255: store them as float32 in [0, 1]")
+    return images.transpose(0, 3, 1, 2)
+
+
+def _with_channels_first(images: NDArray[Any]) -> NDArray[Any]:
+    """Numbers (N, C, H, W) in [0, 1], as they are."""
+    if not images.size:
+        raise ValueError(f"got images of shape {images.shape}, expected pixels")
+    if images.ndim != 4 or (images.shape[1] not in CHANNELS and images.shape[3] in CHANNELS):
+        hint = ": images.transpose(0, 3, 1, 2)" if images.ndim == 4 else ""
+        raise ValueError(
+            f"got floating-point images of shape {images.shape}, expected (N, C, H, W), channels first{hint}"
+        )
+    if not np.isfinite(images).all():
+        row = int((~np.isfinite(images).reshape(len(images), -1).all(axis=1)).nonzero()[0][0])
+        raise ValueError(f"got NaN or infinity in image {row}, expected values in [0, 1]")
+    low, high = float(images.min()), float(images.max())
+    if low < 0 or high > 1:
+        what = "put the normalisation inside the model" if low < 0 else "divide them by 255, or store them as uint8"
+        raise ValueError(f"got image values from {low:g} to {high:g}, expected [0, 1]: {what}")
+    return images
+
+
+def from_object(found: Any, count: int | None = None) -> Images:
+    """A dataset of a user: a pair (images, labels), or a `torch.utils.data.Dataset` of pairs (image, label).
+
+    Raises:
+        ValueError: if it is neither, or an item of it raises.
+    """
+    if isinstance(found, Mapping) and found.keys() >= {"images", "labels"}:
+        return images_and_labels(found["images"], found["labels"], count)
+    if isinstance(found, tuple | list) and len(found) == 2 and _is_of_numbers(found[1]):
+        return images_and_labels(found[0], found[1], count)
+    if not hasattr(found, "__getitem__") or not hasattr(found, "__len__") or isinstance(found, str):
+        raise ValueError(
+            f"got a dataset of {type(found).__name__}, expected a pair (images, labels) of arrays or tensors, or a "
+            "torch.utils.data.Dataset of pairs (image, label)"
+        )
+    total = len(found)
+    if not total:
+        raise ValueError("got a dataset of no images, expected 1 or more")
+    images, labels = [], []
+    for row in range(total if count is None else min(count, total)):
+        try:
+            image, label = found[row]
+            images.append(torch.as_tensor(np.asarray(image) if not isinstance(image, Tensor) else image))
+            labels.append(int(label))
+        except Exception as error:  # code of the user
+            raise ValueError(
+                f"got {type(error).__name__} for item {row} of the dataset ({one_line(error)}), expected a pair "
+                "(image, label) of a tensor and a class number"
+            ) from error
+        if images[-1].shape != images[0].shape:
+            raise ValueError(
+                f"got images of shapes {tuple(images[0].shape)} and {tuple(images[-1].shape)}, expected one shape"
+            )
+    of_items = images_and_labels(torch.stack(images), np.asarray(labels), None)
+    return Images(of_items.images, of_items.labels, total, of_items.known_largest)
+
+
+def _is_of_numbers(labels: Any) -> bool:
+    """Whether these are labels, of a pair of images and labels, and not the second item of a list of two."""
+    if hasattr(labels, "shape"):
+        return True
+    return isinstance(labels, tuple | list) and all(isinstance(one, int | float | np.generic) for one in labels)
