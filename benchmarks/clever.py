@@ -22,7 +22,6 @@ from scipy import stats
 from subjects import subject
 from tables import header, row
 
-from meta_tests.test_exact_networks import exact_distance, network
 from metrics import Status, adversarial_distance, anchored_clever, clever
 from metrics.clever_estimate import Estimate
 from metrics.extreme_value import end_point
@@ -30,6 +29,7 @@ from metrics.gradient_norms.laws import perturbations
 from metrics.norms import DUAL, length
 from metrics.passes import margin
 from metrics.statistics import share
+from references.linear_pieces import exact_distance, network
 
 REFERENCE = Path(__file__).with_name("clever_reference.npz")
 RADIUS = {
@@ -242,7 +242,7 @@ def against_distances(options):
 
 
 def against_exact(options):  # noqa: ARG001  # one signature
-    """Small random ReLU networks, whose exact distance comes from every linear piece; see meta_tests."""
+    """Small random ReLU networks, whose exact distance comes from every linear piece; see references/."""
     header("norm", "images", "CLEVER > exact", "largest ratio", "CLEVER / exact, median", "anchored > exact",
            "largest ratio", "anchored / exact, median")  # fmt: skip
     for norm in ("linf", "l2", "l1"):

@@ -20,6 +20,17 @@ ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Whole runs of the gate, and installations, are slow: `-m "not slow"` leaves them out."""
+    for item in items:
+        if SLOW_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker("slow")
+
+
+SLOW_FIXTURES = {"gate", "site"}
+
+
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
     """As in the gate: two threads on two cores would fight with the processes that some tests start."""

@@ -2,9 +2,9 @@
 
 import pytest
 
-from metrics import Status
 from metrics.statistics import share
 from robustness_tests.harness.worst import LOOK_AT, worst_of
+from robustness_tests.judgements import is_robust
 
 
 @pytest.mark.about("model")
@@ -52,8 +52,3 @@ def test_robust_accuracy(candidate, reference, adversarial_distance, images, nor
         f"{candidate.name} keeps the label of {robust} of {len(images)} images up to {norm} {epsilon} "
         f"({accuracy.value:.1%}), expected {least:.1%} or more"
     )
-
-
-def is_robust(found, epsilon):
-    """Whether an image keeps its right label up to a perturbation of norm epsilon, as far as attacks know."""
-    return found.status is not Status.MISCLASSIFIED and found.distance > epsilon

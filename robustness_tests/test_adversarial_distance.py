@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from metrics import Status
-from metrics.statistics import compare, median, share
+from metrics.statistics import median, share
 from robustness_tests.harness.fixtures.black_box import ENOUGH
 from robustness_tests.harness.worst import LOOK_AT, difference, worst_of
+from robustness_tests.judgements import assert_candidate_is_larger
 
 
 @pytest.mark.about("suite", feeds="distance")
@@ -56,18 +57,8 @@ def test_candidate_beats_reference_in_adversarial_distance(
     assert both, "no image is classified correctly by both models"
     ours, theirs = ([pair[side].distance for pair in both] for side in (0, 1))
     measured(worst=worst_of({a.image: difference(a.distance, b.distance) for a, b in both}))
-    result = compare(ours, theirs, thresholds.confidence)
-    measured(value=result.candidate, reference_value=result.reference, images=result.pairs, p_value=result.p_value)
-    measured(difference=result.difference.value, low=result.difference.low, high=result.difference.high)
-    measured(threshold=thresholds.largest_p_value)
-    assert result.candidate > result.reference, (
-        f"median {norm} distance {result.candidate:.4f} of {candidate.name}, "
-        f"expected more than {result.reference:.4f} of {reference.name} ({result.pairs} images)"
-    )
-    assert result.p_value <= thresholds.largest_p_value, (
-        f"the larger median may be chance: p = {result.p_value:.3f} on {result.pairs} images, "
-        f"expected {thresholds.largest_p_value} or less"
-    )
+    names = (candidate.name, reference.name)
+    assert_candidate_is_larger(ours, theirs, names, f"{norm} distance", thresholds, measured)
 
 
 @pytest.mark.about("numbers", feeds="converged")

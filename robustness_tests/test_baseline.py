@@ -10,9 +10,7 @@ import pytest
 from metrics import Status
 from metrics.statistics import compare, mean_difference
 from robustness_tests.harness.worst import difference, worst_of
-from robustness_tests.test_accuracy import is_robust
-from robustness_tests.test_bounds import verdict
-from robustness_tests.test_clever import SCORED, at_least
+from robustness_tests.judgements import SCORED, at_least, is_robust, verdict
 
 
 def assert_median_has_not_fallen(pairs, what, baseline, thresholds, measured):

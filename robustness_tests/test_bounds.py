@@ -8,36 +8,7 @@ from metrics import Status
 from metrics.statistics import median, share
 from robustness_tests.harness.clever_fit import clever_fit
 from robustness_tests.harness.worst import worst_of
-
-ROUNDING = 1e-5
-"""Relative: where a network is linear, both are the same number, and the last bits must not decide."""
-
-
-def verdict(score, distance):
-    """Whether a CLEVER score and an adversarial distance agree: True, False, or None with the reason not to judge.
-
-    A score at the radius says "at least the radius": a smaller distance contradicts it, a larger one says nothing.
-    """
-    if Status.MISCLASSIFIED in (score.status, distance.status):
-        return None, "misclassified: there is no CLEVER score"
-    if distance.status is Status.CENSORED:
-        return None, "censored: no adversarial example was found that could contradict the score"
-    if score.status is Status.UNAVAILABLE:
-        return False, f"no CLEVER score: {masking(score)}, so the model hides its gradients"
-    if score.score > distance.distance * (1 + ROUNDING):
-        return False, f"CLEVER {score.score:.4f} is above the adversarial distance {distance.distance:.4f}"
-    if score.status is Status.SATURATED:
-        return None, f"CLEVER is at its radius {score.radius:g}, which says only: at least"
-    return True, ""
-
-
-def masking(score):
-    """Why there is no score, in words."""
-    if score.zero_gradient:
-        return "half of the sampled gradients or more are zero"
-    if score.broken_gradient:
-        return "a sampled gradient is not finite"
-    return "a margin changes much faster than the sampled gradients allow"
+from robustness_tests.judgements import ROUNDING, verdict
 
 
 @pytest.mark.about("numbers", feeds="clever")

@@ -2,15 +2,12 @@
 
 import math
 
-import hypothesis
 import pytest
-import torch
 
 from metrics import Status
 from metrics.statistics import median, share
 from robustness_tests.harness.worst import worst_of
-from robustness_tests.test_bounds import ROUNDING
-from robustness_tests.test_clever import SCORED, directions
+from robustness_tests.judgements import ROUNDING, SCORED, assert_labels_are_kept, place
 
 INSIDE_THE_BALL = 1 - 1e-6
 """A perturbation is scaled in floating point, and has to end up inside."""
@@ -102,24 +99,10 @@ def test_no_perturbation_within_certified_radius(model, norm, certified_distance
     if not proved:
         required(certificates, run)
         pytest.skip("no image is certified")
-    rows = [one.image for one in proved]
-    clean, labels = model.images.images[rows], model.images.labels[rows]
-    radius = INSIDE_THE_BALL * torch.tensor([one.distance for one in proved]).view(-1, 1, 1, 1)
     examples = 10 if run.quick else 50
-    measured(threshold=1.0, images=len(rows), examples=examples, examples_at="the certified radius")
-
-    @hypothesis.seed(run.seed)
-    @hypothesis.settings(max_examples=examples, deadline=None, database=None, print_blob=False)
-    @hypothesis.given(directions(clean.shape[1:], norm))
-    def keeps_labels(step):
-        predicted = model.logits((clean + radius * step).clamp(0, 1)).argmax(dim=1)
-        changed = [row for row, same in zip(rows, (predicted == labels).tolist(), strict=True) if not same]
-        assert not changed, (
-            f"a {norm} perturbation within the certified radius changes the label of image "
-            f"{', '.join(map(str, changed[:5]))}"
-        )
-
-    keeps_labels()
+    measured(threshold=1.0, images=len(proved), examples=examples, examples_at="the certified radius")
+    radii = {one.image: INSIDE_THE_BALL * one.distance for one in proved}
+    assert_labels_are_kept(model, radii, norm, examples=examples, seed=run.seed, what="within the certified radius")
 
 
 @pytest.mark.about("model")
@@ -200,10 +183,3 @@ def exact_if_any(model, norm, image, exact_distance):
     """The exact distance, or none: it is for L-infinity and small networks."""
     exact = exact_distance(model, image, norm=norm)
     return exact.distance if exact.status is Status.EXACT else None
-
-
-def place(score, low, high):
-    """Where a CLEVER score is: above, inside or below the bracket. One at its radius says only: at least."""
-    if score.score > high * (1 + ROUNDING):
-        return "above"
-    return "below" if score.status is Status.ESTIMATED and score.score < low else "inside"

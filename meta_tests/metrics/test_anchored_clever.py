@@ -5,10 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meta_tests.test_adversarial_distance import closed_form, images_near_the_middle, linear_model
 from metrics import Status, adversarial_distance, anchored_clever, clever
 from metrics.clever import NORMS
 from metrics.norms import length
+from references.linear_models import closed_form, images_near_the_middle, linear_model
 
 FEW = {"blocks": 4, "block_size": 8}
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from meta_tests.test_exact_networks import exact_distance as by_enumeration
-from meta_tests.test_exact_networks import network as small_network
 from metrics import Status, adversarial_distance, certified_distance, exact_distance, mixed_integer
+from references.linear_pieces import exact_distance as by_enumeration
+from references.linear_pieces import network as small_network
 from robustness_tests.subjects.catalog import MODELS
 from robustness_tests.subjects.models import bundled
 

@@ -291,7 +291,7 @@ def test_progress_is_shown_on_a_terminal(gate):
         output += piece
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     text = output.decode()
-    assert "measuring: 0 of 8 batches" in text
+    assert "measuring: 0 of 10 batches" in text
     assert " left" in text
     assert re.search(r"[1-9][0-9,]+ forward passes", text)
     assert "PASS (quick): robust against standard" in text

@@ -85,7 +85,7 @@ def test_failed_measurement_leaves_nothing(tmp_path):
 
 WORKER = """
 import sys, time, pathlib, torch
-from meta_tests.test_store import KEY
+from meta_tests.harness.test_store import KEY
 from robustness_tests.harness.store import Store
 folder, seconds, value = pathlib.Path(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
 def measure():

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meta_tests.test_adversarial_distance import closed_form, images_near_the_middle, linear_model
 from metrics import Status, adversarial_distance, clever, second_order_clever
 from metrics.curvature import curvatures
+from references.linear_models import closed_form, images_near_the_middle, linear_model
 
 FEW = {"blocks": 4, "block_size": 4}
 

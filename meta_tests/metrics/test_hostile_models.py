@@ -5,7 +5,6 @@ import pytest
 import torch
 from torch import nn
 
-from meta_tests.test_adversarial_distance import closed_form, images_near_the_middle, linear_model
 from metrics import Status, adversarial_distance, class_distances, clever
 from metrics.attacks import Attack, Search, line_search
 from metrics.attacks.linearised import linearised
@@ -14,6 +13,7 @@ from metrics.box import nearest_beyond
 from metrics.extreme_value import end_point
 from metrics.norms import length
 from metrics.passes import Passes
+from references.linear_models import closed_form, images_near_the_middle, linear_model
 
 WEIGHTS, BIAS, LINEAR = linear_model(0)
 IMAGES = images_near_the_middle(1, count=6)

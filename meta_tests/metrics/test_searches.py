@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from meta_tests.test_adversarial_distance import closed_form, images_near_the_middle, linear_model
 from metrics import Attack, Status, adversarial_distance, class_distances
 from metrics.norms import length
+from references.linear_models import closed_form, images_near_the_middle, linear_model
 
 WEIGHTS, BIAS, LINEAR = linear_model(0)
 IMAGES = images_near_the_middle(1, count=6)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PACKAGED = ("metrics", "reports", "robustness_tests", "pyproject.toml", "setup.py", "README.md", "LICENSE")
 
 NET = """

@@ -13,8 +13,8 @@ from PIL import Image
 from torch import nn
 from torchvision.datasets import CIFAR10
 
-from meta_tests import wrong_subjects
-from meta_tests.wrong_subjects import good, pair
+from meta_tests.subjects import wrong_subjects
+from meta_tests.subjects.wrong_subjects import good, pair
 from robustness_tests import Classifier, test_noise
 from robustness_tests.harness.fixtures.common_corruptions import accuracies
 from robustness_tests.harness.subject import Subject
@@ -323,7 +323,7 @@ def test_right_input_of_other_kinds_is_taken(tmp_path):
     masked.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
     examine(masked, images_and_labels(images, labels), CPU)
     (tmp_path / "mine.py").write_text(
-        "from functools import partial\nfrom meta_tests.wrong_subjects import good\nnet = partial(good)\n"
+        "from functools import partial\nfrom meta_tests.subjects.wrong_subjects import good\nnet = partial(good)\n"
     )
     assert isinstance(network("mine.py:net", tmp_path), nn.Module)
     for place in ("cat", "dog", ".cache"):

@@ -7,12 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from meta_tests.test_adversarial_distance import closed_form, images_near_the_middle, linear_model
 from metrics import Status, clever, clever_norms
 from metrics.clever import NORMS
 from metrics.gradient_norms import LAWS
 from metrics.gradient_norms.laws import perturbations
 from metrics.norms import DUAL, length
+from references.linear_models import closed_form, images_near_the_middle, linear_model
 
 
 def margin_over_dual_norm(weights, bias, images, labels, norm):

@@ -12,8 +12,8 @@ import sklearn.datasets  # noqa: F401  # here: pytester forgets what a test impo
 import torch
 from PIL import Image
 
-from meta_tests import wrong_subjects
-from meta_tests.wrong_subjects import good, pair
+from meta_tests.subjects import wrong_subjects
+from meta_tests.subjects.wrong_subjects import good, pair
 from robustness_tests.subjects import inspection
 from robustness_tests.subjects.sources import dataset_source, model_source
 from robustness_tests.subjects.wide_resnet import WideResNet

@@ -1,0 +1,151 @@
+"""How numbers of an image are judged: what several properties share."""
+
+from collections.abc import Sequence
+
+import hypothesis
+import torch
+from hypothesis import strategies
+from torch import Tensor
+
+from metrics import Status
+from metrics.norms import Norm, length
+from metrics.statistics import compare
+from robustness_tests.harness.fixtures.adversarial_distance import DistanceOfImage
+from robustness_tests.harness.fixtures.clever import ScoreOfImage
+from robustness_tests.harness.run_fixtures import Measured
+from robustness_tests.harness.subject import Subject
+from robustness_tests.harness.thresholds import Thresholds
+
+ROUNDING = 1e-5
+"""Relative: where a network is linear, both are the same number, and the last bits must not decide."""
+
+
+def verdict(score: ScoreOfImage, distance: DistanceOfImage) -> tuple[bool | None, str]:
+    """Whether a CLEVER score and an adversarial distance agree: True, False, or None with the reason not to judge.
+
+    A score at the radius says "at least the radius": a smaller distance contradicts it, a larger one says nothing.
+    """
+    if Status.MISCLASSIFIED in (score.status, distance.status):
+        return None, "misclassified: there is no CLEVER score"
+    if distance.status is Status.CENSORED:
+        return None, "censored: no adversarial example was found that could contradict the score"
+    if score.status is Status.UNAVAILABLE:
+        return False, f"no CLEVER score: {masking(score)}, so the model hides its gradients"
+    if score.score > distance.distance * (1 + ROUNDING):
+        return False, f"CLEVER {score.score:.4f} is above the adversarial distance {distance.distance:.4f}"
+    if score.status is Status.SATURATED:
+        return None, f"CLEVER is at its radius {score.radius:g}, which says only: at least"
+    return True, ""
+
+
+def masking(score: ScoreOfImage) -> str:
+    """Why there is no score, in words."""
+    if score.zero_gradient:
+        return "half of the sampled gradients or more are zero"
+    if score.broken_gradient:
+        return "a sampled gradient is not finite"
+    return "a margin changes much faster than the sampled gradients allow"
+
+
+SCORED = (Status.ESTIMATED, Status.SATURATED)
+
+
+def directions(shape: Sequence[int], norm: Norm) -> strategies.SearchStrategy[Tensor]:
+    """Perturbations of norm 1: a few values, or all of them by a seed. The simplest one changes a single value."""
+    size = torch.Size(shape).numel()
+    few = strategies.dictionaries(strategies.integers(0, size - 1), strategies.sampled_from([1.0, -1.0]), min_size=1)
+    return strategies.one_of(few, strategies.integers(0, 2**32 - 1)).map(lambda drawn: direction(drawn, shape, norm))
+
+
+def direction(drawn: dict[int, float] | int, shape: Sequence[int], norm: Norm) -> Tensor:
+    """The perturbation of norm 1 that hypothesis has drawn: {position: sign}, or the seed of a random one."""
+    values = torch.zeros(torch.Size(shape).numel())
+    if isinstance(drawn, dict):
+        values[list(drawn)] = torch.tensor(list(drawn.values()))
+    else:
+        values = torch.randn(len(values), generator=torch.Generator().manual_seed(drawn))
+        values = values.sign() if norm == "linf" else values
+    values = values.view(1, *shape)
+    return values / length(values, norm)
+
+
+def at_least(score: ScoreOfImage) -> float:
+    """The score for a comparison: one at the radius is larger than any below."""
+    return float("inf") if score.status is Status.SATURATED else score.score
+
+
+def is_robust(found: DistanceOfImage, epsilon: float) -> bool:
+    """Whether an image keeps its right label up to a perturbation of norm epsilon, as far as attacks know."""
+    return found.status is not Status.MISCLASSIFIED and found.distance > epsilon
+
+
+def place(score: ScoreOfImage, low: float, high: float) -> str:
+    """Where a CLEVER score is: above, inside or below the bracket. One at its radius says only: at least."""
+    if score.score > high * (1 + ROUNDING):
+        return "above"
+    return "below" if score.status is Status.ESTIMATED and score.score < low else "inside"
+
+
+def assert_labels_are_kept(
+    model: Subject, radii: dict[int, float], norm: Norm, *, examples: int, seed: int, what: str
+) -> None:
+    """No perturbation that hypothesis draws changes the label of any image; one that does is shrunk to the simplest.
+
+    Args:
+        model: the model.
+        radii: norm of the perturbation of each image, by dataset index.
+        norm: of the perturbations.
+        examples: how many directions are drawn, each for all images.
+        seed: of the draws.
+        what: the radii, in words.
+    """
+    rows = list(radii)
+    clean, labels = model.images.images[rows], model.images.labels[rows]
+    radius = torch.tensor([radii[row] for row in rows]).view(-1, 1, 1, 1)
+
+    @hypothesis.seed(seed)
+    @hypothesis.settings(max_examples=examples, deadline=None, database=None, print_blob=False)
+    @hypothesis.given(directions(clean.shape[1:], norm))
+    def keeps_labels(step: Tensor) -> None:
+        predicted = model.logits((clean + radius * step).clamp(0, 1)).argmax(dim=1)
+        changed = [row for row, same in zip(rows, (predicted == labels).tolist(), strict=True) if not same]
+        values = int((step != 0).sum())
+        assert not changed, (
+            f"a {norm} perturbation of {values} values, {what}, changes the label of image "
+            f"{', '.join(map(str, changed[:5]))}"
+        )
+
+    keeps_labels()
+
+
+def assert_candidate_is_larger(
+    ours: Sequence[float],
+    theirs: Sequence[float],
+    names: tuple[str, str],
+    what: str,
+    thresholds: Thresholds,
+    measured: Measured,
+) -> None:
+    """Record the medians of candidate and reference, and fail unless the first is larger by more than chance explains.
+
+    Args:
+        ours: values of the candidate.
+        theirs: values of the reference, image by image.
+        names: of both.
+        what: the values, in words.
+        thresholds: confidence, and the largest p-value.
+        measured: the fixture.
+    """
+    result = compare(ours, theirs, thresholds.confidence)
+    measured(value=result.candidate, reference_value=result.reference, images=result.pairs, p_value=result.p_value)
+    measured(difference=result.difference.value, low=result.difference.low, high=result.difference.high)
+    measured(threshold=thresholds.largest_p_value)
+    candidate, reference = names
+    assert result.candidate > result.reference, (
+        f"median {what} {result.candidate:.4f} of {candidate}, "
+        f"expected more than {result.reference:.4f} of {reference} ({result.pairs} images)"
+    )
+    assert result.p_value <= thresholds.largest_p_value, (
+        f"the larger median may be chance: p = {result.p_value:.3f} on {result.pairs} images, "
+        f"expected {thresholds.largest_p_value} or less"
+    )
