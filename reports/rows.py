@@ -99,6 +99,7 @@ class Row:
         uninformative: whether the certificates are so small that they say nothing about the model.
         examples: number of perturbations that hypothesis drew.
         examples_at: their size, in words.
+        condition: under which it was measured, in words, where norm and epsilon do not say it.
         unit: of value, interval, threshold and reference: "share", "distance" (of the image range [0, 1]) or "ratio".
         judged_by: "value", or "interval": it is enough if the interval reaches the threshold.
         baseline_value: the value of the last release.
@@ -130,6 +131,7 @@ class Row:
     uninformative: bool
     examples: int | None
     examples_at: str | None
+    condition: str | None
     unit: str
     judged_by: str
     baseline_value: float | None
@@ -159,9 +161,10 @@ class Row:
 
     @property
     def where(self) -> str:
-        """Norm and epsilon, as far as it has any; in L-infinity, in levels of 8-bit images where it is whole ones."""
+        """Norm, epsilon and condition, as far as it has any; in L-infinity, in levels of 8-bit images if whole."""
         levels = _levels(self.epsilon) if self.norm == "linf" else None
-        return " ".join(part for part in (self.norm, self.epsilon, levels) if part)
+        place = " ".join(part for part in (self.norm, self.epsilon, levels) if part)
+        return ", ".join(part for part in (place, self.condition) if part)
 
 
 HEADER = ("property", "model", "measured", "interval", "needed", "reference", "last release", "images", "verdict")

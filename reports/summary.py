@@ -229,6 +229,7 @@ def _row(
         uninformative=bool(values.get("uninformative")),
         examples=examples if isinstance(examples, int) else None,
         examples_at=str(values["examples_at"]) if "examples_at" in values else None,
+        condition=str(values["condition"]) if "condition" in values else None,
         unit=str(values.get("unit", usual)),
         judged_by=str(values.get("judged_by", "value")),
         baseline_value=last,

@@ -25,7 +25,7 @@ def test_smoothed_accuracy(candidate, reference, smoothed_radius, smoothed_image
     least = thresholds.epsilons(candidate.dataset, norm, "smoothed_accuracy").get(epsilon)
     measured(value=accuracy.value, low=accuracy.low, high=accuracy.high, threshold=least, images=len(found))
     measured(worst=worst_of({image: radius for image, radius in radii.items() if radius < float(epsilon)}))
-    measured(sigma=thresholds.smoothing_sigma)
+    measured(condition=f"sigma {thresholds.smoothing_sigma:g}")
     if reference.name != candidate.name:
         theirs = [smoothed_radius(reference, image, norm=norm).radius for image in smoothed_images]
         measured(reference_value=sum(radius >= float(epsilon) for radius in theirs) / len(theirs))
@@ -59,7 +59,7 @@ def test_candidate_beats_reference_in_smoothed_radius(
     result = compare(ours, theirs, thresholds.confidence)
     measured(value=result.candidate, reference_value=result.reference, images=result.pairs, p_value=result.p_value)
     measured(difference=result.difference.value, low=result.difference.low, high=result.difference.high)
-    measured(threshold=thresholds.largest_p_value, sigma=thresholds.smoothing_sigma)
+    measured(threshold=thresholds.largest_p_value, condition=f"sigma {thresholds.smoothing_sigma:g}")
     measured(worst=worst_of({image: a - b for image, a, b in zip(smoothed_images, ours, theirs, strict=True)}))
     if ours == theirs and min(ours) == largest:
         pytest.skip(f"nothing to tell: both are certified up to {largest:g} everywhere; state larger epsilons")

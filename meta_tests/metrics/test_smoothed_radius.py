@@ -148,7 +148,8 @@ def test_gate_certifies_the_smoothed_classifier(gate):
     }
     for record in records.values():
         assert record["about"]["concern"] == "model"
-        assert record["values"]["sigma"] == 0.25
+        assert record["values"]["condition"] == "sigma 0.25"
+    assert "l2 0.5, sigma 0.25" in (gate.results_folder / "report.html").read_text()
     assert 20 * 2 < gate.results()["passes"]["forward"] <= 20 * (2 + 100 + 1_000)
     gate(*arguments)
     assert gate.results()["measurements"] == {"measured": 0, "stored": 1}
