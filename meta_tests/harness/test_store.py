@@ -113,6 +113,7 @@ def wait_for(path):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_second_process_waits_and_reads(tmp_path):
     first = start(tmp_path, 3, 0.5)
     wait_for(tmp_path / "measuring-0.5")

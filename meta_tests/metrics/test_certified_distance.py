@@ -179,6 +179,7 @@ def small_network(seed):
     scale=strategies.floats(1e-3, 1e3), shift=strategies.floats(-10, 10), order=strategies.permutations(range(4))
 )
 @hypothesis.settings(max_examples=15, deadline=None)
+@pytest.mark.slow
 def test_what_does_not_change_a_distance(scale, shift, order):
     """Logits times a number, plus a number, in another order."""
     network = small_network(0).requires_grad_(False)
@@ -192,6 +193,7 @@ def test_what_does_not_change_a_distance(scale, shift, order):
     assert torch.allclose(before.distance, after.distance, rtol=0.03)
 
 
+@pytest.mark.slow
 def test_alone_as_in_a_batch(robust, digits):
     images, labels = digits.images[:6], digits.labels[:6]
     together = certified_distance(robust, images, labels, norm="linf", tolerance=0.1)
@@ -213,6 +215,7 @@ def test_intervals_alone_are_weaker(robust, digits):
     assert (interval.backward == 0).all()
 
 
+@pytest.mark.slow
 def test_a_larger_tolerance_costs_less(robust, digits):
     images, labels = digits.images[2:4], digits.labels[2:4]
     fine, coarse = (certified_distance(robust, images, labels, norm="linf", tolerance=each) for each in (0.01, 0.3))

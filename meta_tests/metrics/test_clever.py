@@ -116,6 +116,7 @@ def test_scale_of_the_logits_does_not_matter(robust, digits):
     torch.testing.assert_close(scaled.score, plain.score, rtol=1e-4, atol=0, equal_nan=True)
 
 
+@pytest.mark.slow
 def test_dropped_targets_could_not_have_won(robust, digits):
     few = {"norm": "l2", "radius": 0.6, "seed": list(range(12)), "tolerance": 0, "blocks": 20, "block_size": 32}
     dropped = clever(robust, digits.images[:12], digits.labels[:12], **few)

@@ -38,6 +38,7 @@ def test_every_linear_piece(seed):
         assert (certified <= exact * (1 + 1e-9)).all()
 
 
+@pytest.mark.slow
 def test_digits(mlp, digits):
     """The image that is returned is what it says, and nothing contradicts anything."""
     images, labels = digits.images[:8], digits.labels[:8]
@@ -57,6 +58,7 @@ def test_digits(mlp, digits):
     assert torch.allclose(reached[right], found.upper[right])
 
 
+@pytest.mark.slow
 def test_a_bad_attack_does_not_matter(mlp, digits):
     """With images of the box's far corner for adversarial ones, or with none at all, the distance is the same."""
     images, labels = digits.images[2:3], digits.labels[2:3]

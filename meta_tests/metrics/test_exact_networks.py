@@ -9,6 +9,7 @@ from references.linear_pieces import CLASSES, exact_distance, network
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+@pytest.mark.slow
 def test_small_relu_networks(norm):
     """Nearly always at most 1.001 times the exact distance, and never below it.
 

@@ -292,6 +292,7 @@ def test_report_of_a_real_run(gate, opened):
     assert {one["reason"] for one in content["pictures"]} >= {"least robust"}
 
 
+@pytest.mark.slow
 def test_thousands_of_images_are_counted_and_not_drawn(gate, opened):
     """A property of 1,500 images: each is counted, a page of them is drawn, and 20 failed ones have their reasons."""
     (gate.folder / "test_many.py").write_text(

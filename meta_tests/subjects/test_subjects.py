@@ -161,6 +161,7 @@ def test_every_norm_is_drawn_for_some_images():
     assert 0.35 < float(dense) < 0.65
 
 
+@pytest.mark.slow
 def test_networks_of_the_study_are_those_of_the_shared_folder(
     cifar10, cifar10_resnet, cifar10_cnn, cifar10_wide_resnet
 ):
