@@ -183,7 +183,7 @@ def test_images_that_have_pictures_are_shown(tmp_path, opened):
     # No filter is left at a value that no row has.
     opened(tmp_path / "report.html", fragment="#images?checks=failed&norm=l1")
     shown.get_by_role("button", name="Show all", exact=True).click()
-    assert shown.locator("#image-count").inner_text() == "8 of 8 rows"
+    shown.get_by_text("8 of 8 rows").wait_for()
 
 
 def test_everything_is_reached_by_keyboard(made, opened):
