@@ -1,6 +1,7 @@
 """A metric is one file: the example of docs/metrics.md, and where the names of our own may stand."""
 
 import ast
+import dataclasses
 import os
 import re
 import signal
@@ -109,6 +110,14 @@ def test_two_metrics_of_one_name_are_refused():
     with pytest.raises(ValueError, match="got a second metric 'clever'"):
         metric_fixture(Metric(name="clever", doc="", row=ours.row, batch=lambda given: {}))
     assert METRICS["clever"] is ours
+
+
+def test_modules_that_a_metric_imports_are_part_of_its_code():
+    assert [file.name for file in METRICS["black_box"].sources()] == ["black_box.py", "square.py"]
+    assert [file.name for file in METRICS["adversarial_distance"].sources()] == ["adversarial_distance.py", "traces.py"]
+    lost = dataclasses.replace(METRICS["clever"], imports=("no_such_module",))
+    with pytest.raises(ValueError, match="got imports='no_such_module' of the metric 'clever'"):
+        lost.sources()
 
 
 def test_needs_come_first_and_once():

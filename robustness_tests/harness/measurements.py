@@ -105,7 +105,7 @@ class Measurements:
         last = min(first + self.run.batch_sizes[name], len(model.images.labels))
         return Key(
             metric=metric.name,
-            metric_code=_code(metric.source()),
+            metric_code=_code(metric.sources()),
             parameters=metric.all_parameters(self.run, name, norm),
             model=name,
             model_digest=model.digest,
@@ -143,10 +143,10 @@ class Measurements:
 
 
 @functools.cache
-def _code(source: Path) -> str:
-    """The digest of the source of all metrics, and of the file of one."""
+def _code(sources: tuple[Path, ...]) -> str:
+    """The digest of the source of all metrics, and of the files of one."""
     digest = hashlib.sha256()
-    for file in (*sorted(Path(metrics.__file__).parent.rglob("*.py")), source):
+    for file in (*sorted(Path(metrics.__file__).parent.rglob("*.py")), *sources):
         digest.update(file.read_bytes())
     return digest.hexdigest()
 

@@ -6,9 +6,10 @@ A metric of the suite is one file in `fixtures`. A metric of a user's own is the
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -65,7 +66,7 @@ class Metric(Generic[Row]):
     """A metric, as the harness sees it.
 
     A batch of results is a pure function of what `batch` gets. It is stored under all of that, and under the source of
-    `metrics` and of the file that defines `batch`.
+    `metrics`, of the file that defines `batch`, and of `imports`.
 
     Attributes:
         name: of its fixture, and of its folder in the store.
@@ -81,6 +82,7 @@ class Metric(Generic[Row]):
         threshold_table: the table in thresholds.toml that states shares by dataset, norm and epsilon for it, if any.
         usual_epsilons: where its share is measured if no threshold file says so, for a norm.
         counted: whether passes of the network are counted; a metric that takes the network apart gets it as it is.
+        imports: modules that `batch` imports and that numbers depend on, beside `metrics`: their source counts, too.
     """
 
     name: str
@@ -94,7 +96,8 @@ class Metric(Generic[Row]):
     nothing: str = "it is measured for no image or norm of this run"
     threshold_table: str | None = None
     usual_epsilons: Callable[[Run, str], tuple[str, ...]] = lambda _run, _norm: ()
-    counted: bool = field(default=True)
+    counted: bool = True
+    imports: tuple[str, ...] = ()
 
     def all_parameters(self, run: Run, model: str, norm: str) -> dict[str, Any]:
         """Its parameters, and those of all that it needs."""
@@ -109,6 +112,20 @@ class Metric(Generic[Row]):
     def source(self) -> Path:
         """The file that defines `batch`."""
         return Path(inspect.getsourcefile(self.batch) or "")
+
+    def sources(self) -> tuple[Path, ...]:
+        """The files, beside those of `metrics`, that its numbers depend on.
+
+        Raises:
+            ValueError: for a module of `imports` that is not there.
+        """
+        found = {name: importlib.util.find_spec(name) for name in self.imports}
+        for name, spec in found.items():
+            if spec is None or spec.origin is None:
+                raise ValueError(
+                    f"got imports={name!r} of the metric {self.name!r}, expected a module that can be imported"
+                )
+        return (self.source(), *(Path(str(spec.origin)) for spec in found.values() if spec))
 
 
 class MeasuresImage(Protocol[Row_co]):
