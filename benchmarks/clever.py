@@ -231,7 +231,7 @@ def against_distances(options):
                 norm,
                 int(estimated.sum()),
                 int(scores.saturated.sum()),
-                f"{below.value:.0%} ({below.low:.0%} to {below.high:.0%})",
+                f"{below.value:.0%} ({below.lower:.0%} to {below.upper:.0%})",
                 f"{ratios[0]:.2f}",
                 f"{(scores.raw / found.distance)[estimated].median():.2f}",
                 f"{ratios[1]:.2f}",

@@ -114,8 +114,8 @@ def bootstrapped(estimate, values, end, repeats=200):
         again = torch.randint(values.shape[1], values.shape, generator=generator)
         draws.append(estimate(values.gather(1, again)))
     levels = torch.tensor([0.025, 0.975], dtype=torch.double)
-    low, high = torch.stack(draws).quantile(levels, dim=0, interpolation="nearest")
-    return ((low <= end) & (end <= high)).double().mean()
+    lower, upper = torch.stack(draws).quantile(levels, dim=0, interpolation="nearest")
+    return ((lower <= end) & (end <= upper)).double().mean()
 
 
 def real_maxima():
@@ -139,8 +139,8 @@ def real_maxima():
     names = "penalised likelihood (ours)", "bounded likelihood, no prior", "L-moments", "largest maximum"
     for name, values in zip(names, [*ratios.values(), largest], strict=True):
         joined = torch.cat(values)
-        high = joined.quantile(0.9, interpolation="nearest")
-        row(name, f"{joined.median():.2%}", f"{high:.1%}", f"{joined.isinf().double().mean():.1%}")
+        upper = joined.quantile(0.9, interpolation="nearest")
+        row(name, f"{joined.median():.2%}", f"{upper:.1%}", f"{joined.isinf().double().mean():.1%}")
 
 
 def odd_maxima(fits=10_000):

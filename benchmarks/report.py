@@ -22,7 +22,7 @@ import pytest
 @pytest.mark.parametrize("model_name", ["robust", "standard"])
 @pytest.mark.parametrize("image", range({images}))
 def test_clever_below_distance(measurements, model_name, norm, image, measured):
-    measured(clever=(1 + image % 97) / 300, distance=(1 + image % 89) / 200, status="estimated")
+    measured({{"clever": (1 + image % 97) / 300, "distance": (1 + image % 89) / 200, "status": "estimated"}})
     assert image % 500, f"image {{image}} is wrong"
     if image % 10 == 1:
         pytest.xfail("CLEVER is above the adversarial distance")

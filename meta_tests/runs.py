@@ -65,7 +65,9 @@ def image_record(outcome="passed", model="robust", norm="linf", image=0, **value
 
 
 def model_record(name="test_clean_accuracy", outcome="passed", values=None, message="", **about):
-    values = {"value": 0.99, "low": 0.95, "high": 1.0, "threshold": 0.98, "images": 100} if values is None else values
+    values = (
+        {"value": 0.99, "lower": 0.95, "upper": 1.0, "threshold": 0.98, "images": 100} if values is None else values
+    )
     about = {**about_of(name), "model": "robust", **about}
     return Record(f"a.py::{name}[{about}]", outcome, message, 0.1, about, values)
 
@@ -129,8 +131,8 @@ def records_of_models(run):
         "failed",
         {
             "value": 0.5,
-            "low": 0.4,
-            "high": 0.6,
+            "lower": 0.4,
+            "upper": 0.6,
             "threshold": 0.9,
             "images": 100,
             "reference_value": 0.4,
@@ -161,7 +163,15 @@ def records_of_models(run):
     }
     yield model_record(
         "test_share_of_clever_below_distance",
-        values={"value": 1.0, "low": 0.9, "high": 1.0, "threshold": 0.95, "images": 9, "median_ratio": 0.8, "fit": fit},
+        values={
+            "value": 1.0,
+            "lower": 0.9,
+            "upper": 1.0,
+            "threshold": 0.95,
+            "images": 9,
+            "median_ratio": 0.8,
+            "fit": fit,
+        },
         model=run.model,
         norm="linf",
     )

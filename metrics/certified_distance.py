@@ -238,17 +238,17 @@ class _Bracket:
     Attributes:
         margin: at radius 0.
         earlier: the second largest radius that held.
-        low: the largest radius that held.
-        high: the smallest one that failed.
+        lower: the largest radius that held.
+        upper: the smallest one that failed.
     """
 
     margin: Tensor
     earlier: Tensor
-    low: Tensor
-    high: Tensor
+    lower: Tensor
+    upper: Tensor
     at_earlier: Tensor
-    at_low: Tensor
-    at_high: Tensor
+    at_lower: Tensor
+    at_upper: Tensor
 
     @classmethod
     def around(cls, margins: Tensor) -> "_Bracket":
@@ -259,9 +259,9 @@ class _Bracket:
     def take(self, rows: Tensor, radii: Tensor, least: Tensor) -> None:
         """The least margins of some images within a radius each."""
         held, broken = rows[least > 0], rows[least <= 0]
-        self.earlier[held], self.at_earlier[held] = self.low[held], self.at_low[held]
-        self.low[held], self.at_low[held] = radii[least > 0], least[least > 0]
-        self.high[broken], self.at_high[broken] = radii[least <= 0], least[least <= 0]
+        self.earlier[held], self.at_earlier[held] = self.lower[held], self.at_lower[held]
+        self.lower[held], self.at_lower[held] = radii[least > 0], least[least > 0]
+        self.upper[broken], self.at_upper[broken] = radii[least <= 0], least[least <= 0]
 
     def next(self, tolerance: float) -> Tensor:
         """Where the least margin is expected to be used up, a little before it.
@@ -269,26 +269,26 @@ class _Bracket:
         On the whole the margin is a concave function of the radius. A parabola through the two largest radii that held
         and the smallest that failed; with none that failed, the line through those that held, of which half is gone.
         """
-        line = (self.at_low - self.at_earlier) / (self.low - self.earlier)
-        beyond = self.low - self.at_low / line.clamp_max(-1e-30)
+        line = (self.at_lower - self.at_earlier) / (self.lower - self.earlier)
+        beyond = self.lower - self.at_lower / line.clamp_max(-1e-30)
         # Far outside, bounds explode: what they are there says nothing about where they begin to fail.
-        at_high = torch.maximum(self.at_high, -self.margin)
-        bend = ((at_high - self.at_low) / (self.high - self.low) - line) / (self.high - self.earlier)
-        slope = line + bend * (self.low - self.earlier)
-        # The root beyond `low`, in the form that no small bend makes inaccurate.
-        discriminant = (slope.square() - 4 * bend * self.at_low).clamp_min(0).sqrt()
-        root = self.low + 2 * self.at_low / (discriminant - slope)
-        middle = (self.low + self.high) / 2
-        root = torch.where((root > self.low) & (root < self.high), root, middle)
+        at_upper = torch.maximum(self.at_upper, -self.margin)
+        bend = ((at_upper - self.at_lower) / (self.upper - self.lower) - line) / (self.upper - self.earlier)
+        slope = line + bend * (self.lower - self.earlier)
+        # The root beyond `lower`, in the form that no small bend makes inaccurate.
+        discriminant = (slope.square() - 4 * bend * self.at_lower).clamp_min(0).sqrt()
+        root = self.lower + 2 * self.at_lower / (discriminant - slope)
+        middle = (self.lower + self.upper) / 2
+        root = torch.where((root > self.lower) & (root < self.upper), root, middle)
         # The line may be trusted where it has bent little so far, or where its points are near.
         first = (self.at_earlier - self.margin) / self.earlier
         straight = (line - first).abs() < 0.01 * first.abs()
-        ahead = torch.where(straight | (self.earlier > self.low / 4), beyond, (self.low + beyond) / 2)
-        aimed = torch.where(self.high.isinf(), ahead, root) * (1 - tolerance / 2)
+        ahead = torch.where(straight | (self.earlier > self.lower / 4), beyond, (self.lower + beyond) / 2)
+        aimed = torch.where(self.upper.isinf(), ahead, root) * (1 - tolerance / 2)
         # After a failure by far, the parabola is too careful; after one that failed for its cost, there is none.
-        costly = self.at_high.isinf() & self.high.isfinite()
-        aimed = torch.where(costly, (self.low * self.high).sqrt(), aimed)
-        return torch.where(self.low > 0, aimed, self.high / 8)
+        costly = self.at_upper.isinf() & self.upper.isfinite()
+        aimed = torch.where(costly, (self.lower * self.upper).sqrt(), aimed)
+        return torch.where(self.lower > 0, aimed, self.upper / 8)
 
 
 def _searched(trial: _Trial, clean: Tensor, forward: Tensor, tolerance: float) -> CertifiedDistances:
@@ -307,14 +307,14 @@ def _searched(trial: _Trial, clean: Tensor, forward: Tensor, tolerance: float) -
         bracket.take(rows, radii[rows], trial.least_margin(rows, radii[rows]))
         trials[rows] += 1
         radii = bracket.next(tolerance)
-        near = torch.minimum(radii, bracket.high) <= bracket.low * (1 + tolerance)
+        near = torch.minimum(radii, bracket.upper) <= bracket.lower * (1 + tolerance)
         # What can be certified only far below the first radius is no use to anybody.
-        going_on &= ~near & (bracket.low < farthest) & (radii >= START[trial.norm] / 100)
-    certified, wrong = bracket.low > 0, margins <= 0
+        going_on &= ~near & (bracket.lower < farthest) & (radii >= START[trial.norm] / 100)
+    certified, wrong = bracket.lower > 0, margins <= 0
     status = torch.where(certified, int(Status.CERTIFIED), int(Status.UNAVAILABLE))
     return CertifiedDistances(
-        distance=torch.where(certified | wrong, bracket.low, torch.nan).to(clean.dtype),
-        failed=bracket.high.to(clean.dtype),
+        distance=torch.where(certified | wrong, bracket.lower, torch.nan).to(clean.dtype),
+        failed=bracket.upper.to(clean.dtype),
         status=torch.where(wrong, int(Status.MISCLASSIFIED), status),
         trials=trials,
         forward=forward,

@@ -141,10 +141,10 @@ def _profile(below: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     coarse = torch.logspace(*ends, COARSE, dtype=below.dtype, device=below.device).expand(len(below), -1)
     likelihood, shapes = _likelihood(below, coarse)
     best = likelihood.argmax(dim=1, keepdim=True)
-    low = coarse.gather(1, (best - 1).clamp_min(0)).log()
-    high = coarse.gather(1, (best + 1).clamp_max(COARSE - 1)).log()
+    lower = coarse.gather(1, (best - 1).clamp_min(0)).log()
+    upper = coarse.gather(1, (best + 1).clamp_max(COARSE - 1)).log()
     share = torch.linspace(0, 1, FINE, dtype=below.dtype, device=below.device)
-    fine = torch.exp(low + (high - low) * share)
+    fine = torch.exp(lower + (upper - lower) * share)
     fine_likelihood, fine_shapes = _likelihood(below, fine)
     return (
         torch.cat([coarse, fine], dim=1),
@@ -167,8 +167,8 @@ def _interval(gaps: Tensor, profile: Tensor, least: Tensor) -> tuple[Tensor, Ten
 
     def crossing(inside: Tensor, outside: Tensor) -> Tensor:
         outside = outside.clamp(0, excess.shape[1] - 1)
-        high, low = excess.gather(1, inside), excess.gather(1, outside)
-        share = (high / (high - low).clamp_min(1e-300)).clamp(0, 1)
+        upper, lower = excess.gather(1, inside), excess.gather(1, outside)
+        share = (upper / (upper - lower).clamp_min(1e-300)).clamp(0, 1)
         return (logs.gather(1, inside) * (1 - share) + logs.gather(1, outside) * share).exp().squeeze(1)
 
     lower = torch.where(first.squeeze(1) == 0, 0, crossing(first, first - 1))
@@ -188,7 +188,7 @@ def _likelihood(below: Tensor, gaps: Tensor, *, prior: bool = True) -> tuple[Ten
     logs = torch.log(below[:, None, :] + gaps[:, :, None])
     mean = logs.mean(dim=2)
     centred = logs - mean[:, :, None]
-    low, high = (torch.full_like(gaps, bound).log() for bound in SHAPES)
+    lower, upper = (torch.full_like(gaps, bound).log() for bound in SHAPES)
     # The logarithm of a Weibull variable has standard deviation pi / (sqrt(6) c).
     log_shape = (math.pi / math.sqrt(6) / centred.std(dim=2, correction=0)).clamp(*SHAPES).log()
     for _ in range(NEWTON_STEPS):
@@ -197,9 +197,9 @@ def _likelihood(below: Tensor, gaps: Tensor, *, prior: bool = True) -> tuple[Ten
         pull = (weights * powers).sum(dim=2)
         curvature = (weights * powers * powers).sum(dim=2) - pull * pull
         rise = count * (1 - pull) - precision * (log_shape - centre)
-        low, high = torch.where(rise > 0, log_shape, low), torch.where(rise > 0, high, log_shape)
+        lower, upper = torch.where(rise > 0, log_shape, lower), torch.where(rise > 0, upper, log_shape)
         newton = log_shape + rise / (count * (pull + curvature) + precision)
-        log_shape = torch.where((newton >= low) & (newton <= high), newton, (low + high) / 2)
+        log_shape = torch.where((newton >= lower) & (newton <= upper), newton, (lower + upper) / 2)
     log_shape = _snapped(log_shape)
     shape = log_shape.exp()
     log_mean = torch.logsumexp(shape[:, :, None] * centred, dim=2) + shape * mean - math.log(count)
@@ -222,13 +222,13 @@ def gumbel_likelihood(below: Tensor) -> Tensor:
     """
     count = below.shape[1]
     mean = below.mean(dim=1)
-    low, high = (torch.full_like(mean, bound).log() for bound in (1e-3, 1e1))
+    lower, upper = (torch.full_like(mean, bound).log() for bound in (1e-3, 1e1))
     for _ in range(40):
-        scale = ((low + high) / 2).exp()
+        scale = ((lower + upper) / 2).exp()
         weighted = (torch.softmax(below / scale[:, None], dim=1) * below).sum(dim=1)
         too_large = scale + mean - weighted > 0
-        low, high = torch.where(too_large, low, scale.log()), torch.where(too_large, scale.log(), high)
-    scale = ((low + high) / 2).exp()
+        lower, upper = torch.where(too_large, lower, scale.log()), torch.where(too_large, scale.log(), upper)
+    scale = ((lower + upper) / 2).exp()
     log_mean = torch.logsumexp(below / scale[:, None], dim=1) - math.log(count)
     return count * (mean / scale - scale.log() - log_mean - 1)
 

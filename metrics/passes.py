@@ -170,10 +170,10 @@ def check_images(images: Tensor, labels: Tensor) -> None:
     if not images.isfinite().all():
         bad = int((~images.isfinite().flatten(1).all(dim=1)).nonzero()[0])
         raise ValueError(f"got NaN or infinity in image {bad} of the batch, expected values in [0, 1]")
-    low, high = (bound.item() for bound in images.detach().aminmax())
-    if low < 0 or high > 1:
+    smallest, largest = (bound.item() for bound in images.detach().aminmax())
+    if smallest < 0 or largest > 1:
         raise ValueError(
-            f"got image values from {low:g} to {high:g}, expected [0, 1]: "
+            f"got image values from {smallest:g} to {largest:g}, expected [0, 1]: "
             "scale the images, and put the normalisation inside the model"
         )
 

@@ -247,7 +247,7 @@ def _result(
     maxima, slopes = sampled.maxima, sampled.slopes
     finite = maxima.isfinite().all(dim=2) & slopes.isfinite() & sampled.bends.isfinite() & sampled.at_image.isfinite()
     fits = end_point(torch.where(finite[:, :, None], maxima, 1).flatten(0, 1))
-    estimate, low, high = (
+    estimate, lower, upper = (
         value.view_as(slopes).maximum(sampled.at_image) for value in (fits.estimate, fits.lower, fits.upper)
     )
     # One per cent for Lanczos' method, which approaches the curvature from inside.
@@ -268,8 +268,8 @@ def _result(
     unclear = fits.no_finite_endpoint.view_as(slopes).gather(1, column).squeeze(1)
     return SecondOrderScores(
         score=score.minimum(radius),
-        lower=of_winner(_bound(margins, slopes, high)).minimum(radius),
-        upper=of_winner(_bound(margins, slopes, low)).minimum(radius),
+        lower=of_winner(_bound(margins, slopes, upper)).minimum(radius),
+        upper=of_winner(_bound(margins, slopes, lower)).minimum(radius),
         target=torch.where(scored, targets.gather(1, column).squeeze(1), -1),
         margin=of_winner(margins),
         slope=of_winner(slopes),

@@ -16,8 +16,8 @@ class Estimate:
     """A value with its confidence interval."""
 
     value: float
-    low: float
-    high: float
+    lower: float
+    upper: float
 
 
 def share(successes: int, total: int, confidence: float = 0.95) -> Estimate:
@@ -28,7 +28,7 @@ def share(successes: int, total: int, confidence: float = 0.95) -> Estimate:
 
     Example:
         >>> share(95, 100)
-        Estimate(value=0.95, low=0.887..., high=0.983...)
+        Estimate(value=0.95, lower=0.887..., upper=0.983...)
     """
     _check_confidence(confidence)
     if not 0 <= successes <= total or total < 1:
@@ -50,7 +50,7 @@ def mean_share(values: Sequence[float] | NDArray[np.float64], confidence: float 
         >>> mean_share([1.0, 0.5, 1.0, 0.9]) == mean_share([0.5, 1.0, 0.9, 1.0])
         True
         >>> mean_share([1.0] * 95 + [0.0] * 5), share(95, 100)  # of zeros and ones, the same
-        (Estimate(value=0.95, low=0.887..., high=0.983...), Estimate(value=0.95, low=0.887..., high=0.983...))
+        (Estimate(value=0.95, lower=0.887..., upper=0.983...), Estimate(value=0.95, lower=0.887..., upper=0.983...))
     """
     _check_confidence(confidence)
     shares = _numbers(values)
@@ -58,11 +58,11 @@ def mean_share(values: Sequence[float] | NDArray[np.float64], confidence: float 
         raise ValueError(f"got values from {shares.min():g} to {shares.max():g}, expected shares in [0, 1]")
     count, total = len(shares), float(np.sort(shares).sum())
     tail = (1 - confidence) / 2
-    low = stats.beta.ppf(tail, total, count - total + 1) if total > 0 else 0.0
-    high = stats.beta.ppf(1 - tail, total + 1, count - total) if total < count else 1.0
+    lower = stats.beta.ppf(tail, total, count - total + 1) if total > 0 else 0.0
+    upper = stats.beta.ppf(1 - tail, total + 1, count - total) if total < count else 1.0
     value = total / count
     # The quantiles of a law that is all but a point are inexact.
-    return Estimate(value, min(value, float(low)), max(value, float(high)))
+    return Estimate(value, min(value, float(lower)), max(value, float(upper)))
 
 
 def mean_difference(
@@ -80,7 +80,7 @@ def mean_difference(
 
     Example:
         >>> mean_difference([1.0] * 96 + [0.0] * 4, [1.0] * 99 + [0.0])
-        Estimate(value=-0.03, low=-0.09..., high=0.03...)
+        Estimate(value=-0.03, lower=-0.09..., upper=0.03...)
     """
     _check_confidence(confidence)
     ours, theirs = _numbers(ours), _numbers(theirs)
@@ -89,7 +89,7 @@ def mean_difference(
     for values in (ours, theirs):
         mean_share(values, confidence)
     gain, loss = (mean_share(np.clip(change, 0, 1), (1 + confidence) / 2) for change in (ours - theirs, theirs - ours))
-    return Estimate(gain.value - loss.value, gain.low - loss.high, gain.high - loss.low)
+    return Estimate(gain.value - loss.value, gain.lower - loss.upper, gain.upper - loss.lower)
 
 
 def median(values: Sequence[float] | NDArray[np.float64], confidence: float = 0.95) -> Estimate:
@@ -102,7 +102,7 @@ def median(values: Sequence[float] | NDArray[np.float64], confidence: float = 0.
 
     Example:
         >>> median([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, float("inf")])
-        Estimate(value=5.0, low=2.0, high=8.0)
+        Estimate(value=5.0, lower=2.0, upper=8.0)
     """
     _check_confidence(confidence)
     ordered = np.sort(_numbers(values))
@@ -128,11 +128,11 @@ def _check_confidence(confidence: float) -> None:
 
 
 def _middle(ordered: NDArray[np.float64]) -> float:
-    low, high = float(ordered[(len(ordered) - 1) // 2]), float(ordered[len(ordered) // 2])
-    if low == high:
-        return low
+    lower, upper = float(ordered[(len(ordered) - 1) // 2]), float(ordered[len(ordered) // 2])
+    if lower == upper:
+        return lower
     # Between opposite infinities the middle is 0, as between any opposite numbers.
-    return 0.0 if low == -high else (low + high) / 2
+    return 0.0 if lower == -upper else (lower + upper) / 2
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from reports.results import Results
 from reports.rows import Row
+from robustness_tests.harness.measured import Measured, read
 from robustness_tests.harness.records import Record
 from robustness_tests.harness.worst import LOOK_AT
 
@@ -123,6 +124,6 @@ def worst_images_in(records: Iterable[Record], row: Row) -> list[int]:
     images: list[object] = []
     for record in records:
         if record.test in tests:
-            worst = record.values.get("worst")
-            images += worst if isinstance(worst, list) else [record.about.get("image")]
+            worst = read(Measured, record.values).worst
+            images += [record.about.get("image")] if worst is None else worst
     return [image for image in dict.fromkeys(images) if type(image) is int][:LOOK_AT]

@@ -111,15 +111,15 @@ def _change(first: Results, run: Results, norm: str) -> tuple[str, ...]:
     change = result.difference
     return (
         f"{result.reference:.4g} to {result.candidate:.4g}",
-        f"{change.value:+.4g} ({_ends(change.low, change.high)})",
+        f"{change.value:+.4g} ({_ends(change.lower, change.upper)})",
         str(result.pairs),
     )
 
 
-def _ends(low: float, high: float) -> str:
-    if math.isinf(low) and math.isinf(high):
+def _ends(lower: float, upper: float) -> str:
+    if math.isinf(lower) and math.isinf(upper):
         return "too few images for an interval"
-    return f"{low:+.4g} to {high:+.4g}"
+    return f"{lower:+.4g} to {upper:+.4g}"
 
 
 def _figures(first: Results, others: Sequence[Results], names: Sequence[str]) -> list[Figure]:

@@ -9,7 +9,8 @@ import pytest
 from reports.links import anchor
 from reports.page import CSS, MOST_ROWS, body
 from reports.results_json import RESULTS, TROUBLES
-from robustness_tests.harness.records import ABOUT, BAD, RECORDS, Records
+from robustness_tests.harness.measured import ABOUT
+from robustness_tests.harness.records import BAD, RECORDS, Records
 from robustness_tests.harness.run import IN_USE, RUN, is_worker
 
 COLUMNS = {"model": "Model", "norm": "Norm", "why": "Why"}

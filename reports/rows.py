@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import robustness_tests
+from robustness_tests.harness.measured import Figures
 
 GROUPS = {
     "requirement": "What the model has to do",
@@ -71,9 +72,9 @@ def in_words(property_name: str) -> str:
     return property_name.removeprefix("test_").replace("_", " ").replace("clever", "CLEVER")
 
 
-@dataclass(frozen=True)
-class Row:
-    """A property of a model, as measured.
+@dataclass(frozen=True, kw_only=True)
+class Row(Figures):
+    """A property of a model, with its figures.
 
     Attributes:
         property_name: name of the test function.
@@ -83,26 +84,6 @@ class Row:
         reference: the model that it is compared with, if any.
         norm: norm of the perturbation, if any.
         epsilon: size of the perturbation, if any.
-        images: number of images that it rests on.
-        value: what was measured; a share of images for a property that is tested image by image.
-        low: lower end of the interval, of the value or, in a comparison, of the difference.
-        high: upper end of it.
-        difference: median of the differences, in a comparison.
-        threshold: what the value, or the p-value of a comparison, is held against.
-        reference_value: the same for the reference.
-        p_value: of a comparison.
-        median_ratio: median of CLEVER / adversarial distance.
-        certified_ratio: median of certified / exact distance, or certified / adversarial distance.
-        attack_ratio: mean of adversarial / exact distance.
-        clever_above: share of images whose CLEVER score is above the exact or adversarial distance.
-        clever_below: share of images whose CLEVER score is below the certified distance.
-        uninformative: whether the certificates are so small that they say nothing about the model.
-        examples: number of perturbations that hypothesis drew.
-        examples_at: their size, in words.
-        condition: under which it was measured, in words, where norm and epsilon do not say it.
-        unit: of value, interval, threshold and reference: "share", "distance" (of the image range [0, 1]) or "ratio".
-        judged_by: "value", or "interval": it is enough if the interval reaches the threshold.
-        baseline_value: the value of the last release.
         tests: node ids of its tests; of those about images, the ones that went wrong.
         outcome: passed, failed, skipped, error or crashed.
         message: why it did not pass.
@@ -115,26 +96,6 @@ class Row:
     reference: str | None
     norm: str | None
     epsilon: str | None
-    images: int | None
-    value: float | None
-    low: float | None
-    high: float | None
-    difference: float | None
-    threshold: float | None
-    reference_value: float | None
-    p_value: float | None
-    median_ratio: float | None
-    certified_ratio: float | None
-    attack_ratio: float | None
-    clever_above: float | None
-    clever_below: float | None
-    uninformative: bool
-    examples: int | None
-    examples_at: str | None
-    condition: str | None
-    unit: str
-    judged_by: str
-    baseline_value: float | None
     tests: tuple[str, ...]
     outcome: str
     message: str
@@ -196,13 +157,13 @@ def used_columns(rows: Iterable[Row]) -> list[str]:
 
 
 def _interval(row: Row) -> str:
-    if row.low is None or row.high is None:
+    if row.lower is None or row.upper is None:
         return ""
     if row.p_value is not None or row.difference is not None:
         if row.unit == "share":
-            return f"difference {100 * row.low:+.1f} to {100 * row.high:+.1f} points"
-        return f"difference {row.low:+.4g} to {row.high:+.4g}"
-    return f"{value_text(row, row.low)} to {value_text(row, row.high)}"
+            return f"difference {100 * row.lower:+.1f} to {100 * row.upper:+.1f} points"
+        return f"difference {row.lower:+.4g} to {row.upper:+.4g}"
+    return f"{value_text(row, row.lower)} to {value_text(row, row.upper)}"
 
 
 def _needed(row: Row) -> str:
@@ -222,7 +183,8 @@ def value_text(row: Row, value: float | None) -> str:
     """A value in the unit of the row; empty where there is none."""
     if value is None:
         return ""
-    return {"share": f"{value:.1%}", "ratio": f"{value:.3f}"}.get(row.unit, f"{value:.4g}")
+    texts = {"share": f"{value:.1%}", "ratio": f"{value:.3f}", "distance": f"{value:.4g}"}
+    return texts[row.unit or "share"]
 
 
 def _levels(epsilon: str | None) -> str | None:

@@ -12,6 +12,7 @@ from reports.provenance import commit, described, last_release, versions
 from reports.results import Results
 from reports.rows import Row, in_words, properties_of
 from robustness_tests.harness.baseline import SCHEMA, Baseline
+from robustness_tests.harness.measured import Costs, Figures, read
 from robustness_tests.harness.records import BAD, Record, Records
 from robustness_tests.harness.run import Run
 
@@ -27,7 +28,7 @@ def summarise(run: Run, records: Records, exit_status: int) -> Results:
     rows = [*_sorted(found, run), *_sorted(_image_rows(of_images, run), run)]
     images = image_rows(of_images, run)
     partial = exit_status == 0 and bool(records.deselected or untested(run, records) or not _judged(rows))
-    costs = [record.values for record in ours if _has_costs(record)]
+    costs = [cost for record in ours if None not in vars(cost := read(Costs, record.values)).values()]
     return Results(
         schema=SCHEMA,
         verdict="partial" if partial else VERDICTS.get(exit_status, "internal error"),
@@ -40,10 +41,13 @@ def summarise(run: Run, records: Records, exit_status: int) -> Results:
         thresholds=dict(vars(run.thresholds)),
         versions=versions(),
         tests={"collected": records.collected, "deselected": records.deselected, "missing": records.missing},
-        passes={name: sum(cost[name] for cost in costs) for name in ("forward", "backward")},
+        passes={
+            "forward": sum(cost.forward or 0 for cost in costs),
+            "backward": sum(cost.backward or 0 for cost in costs),
+        },
         measurements={
-            "measured": sum(not cost["stored"] for cost in costs),
-            "stored": sum(bool(cost["stored"]) for cost in costs),
+            "measured": sum(not cost.stored for cost in costs),
+            "stored": sum(bool(cost.stored) for cost in costs),
         },
         baseline=last_release(run.baseline),
         properties=tuple(rows),
@@ -61,13 +65,6 @@ def _named(rows: Sequence[Row], records: Sequence[Record], run: Run) -> list[int
     violated = [row for row in rows if row.outcome in BAD and row.model == run.model]
     images = [image for row in violated for image in worst_images_in(records, row)]
     return list(dict.fromkeys(images))[:MOST_NAMED]
-
-
-def _has_costs(record: Record) -> bool:
-    """Whether a record has the passes of a measurement; a user may measure anything under these names."""
-    values = record.values
-    numbers = all(isinstance(values.get(name), int) for name in ("forward", "backward"))
-    return numbers and isinstance(values.get("stored"), bool)
 
 
 def _sorted(rows: Iterable[Row], run: Run) -> list[Row]:
@@ -157,19 +154,13 @@ def _image_row(run: Run, name: str, model: str, norm: str, group: Sequence[Recor
     outcome = bad[0].outcome if bad else "passed" if judged else "skipped"
     violations = sum(record.outcome == "xfailed" for record in judged)
     message = bad[0].message if bad else f"{violations} violations: judged as a share" if violations else ""
-    return _row(
-        run,
-        name,
-        {**group[0].about, "model": model or None, "norm": norm or None, "reference": None, "epsilon": None},
-        {
-            "images": len(judged),
-            "value": good / len(judged) if judged else None,
-            "threshold": 1.0 if judged and not violations else None,
-        },
-        [record.test for record in bad][:MOST_TESTS],
-        outcome,
-        message,
+    about = {**group[0].about, "model": model or None, "norm": norm or None, "reference": None, "epsilon": None}
+    figures = Figures(
+        images=len(judged),
+        value=good / len(judged) if judged else None,
+        threshold=1.0 if judged and not violations else None,
     )
+    return _row(run, name, about, figures, [record.test for record in bad][:MOST_TESTS], outcome, message)
 
 
 MOST_TESTS = 20
@@ -177,62 +168,36 @@ MOST_TESTS = 20
 
 
 def _model_row(record: Record, run: Run) -> Row:
-    name = record.property_name
-    return _row(run, name, record.about, record.values, [record.test], record.outcome, record.message)
+    figures = read(Figures, record.values)
+    return _row(run, record.property_name, record.about, figures, [record.test], record.outcome, record.message)
 
 
 def _row(
     run: Run,
     name: str,
     about: dict[str, object],
-    values: dict[str, object],
+    figures: Figures,
     tests: Sequence[str],
     outcome: str,
     message: str,
 ) -> Row:
-    def number(key: str) -> float | None:
-        value = values.get(key)
-        return float(value) if isinstance(value, int | float) else None
-
-    def text(key: str) -> str | None:
-        value = about.get(key)
-        return None if value is None else str(value)
-
-    images, examples = values.get("images"), values.get("examples")
-    usual = "distance" if number("p_value") is not None else "share"
-    last = number("baseline_value")
-    if last is None and run.baseline is not None and about.get("model") == run.model:
-        count = images if isinstance(images, int) else None
-        reference = text("reference")
-        last = run.baseline.value(name, text("norm"), text("epsilon"), images=count, reference=reference)
+    concern, feeds, model, reference, norm, epsilon = (
+        None if about.get(key) is None else str(about[key])
+        for key in ("concern", "feeds", "model", "reference", "norm", "epsilon")
+    )
+    last = figures.baseline_value
+    if last is None and run.baseline is not None and model == run.model:
+        last = run.baseline.value(name, norm, epsilon, images=figures.images, reference=reference)
+    unit = figures.unit or ("distance" if figures.p_value is not None else "share")
     return Row(
+        **{**vars(figures), "baseline_value": last, "unit": unit},
         property_name=name,
-        concern=text("concern"),
-        feeds=text("feeds"),
-        model=text("model"),
-        reference=text("reference"),
-        norm=text("norm"),
-        epsilon=text("epsilon"),
-        images=images if isinstance(images, int) else None,
-        value=number("value"),
-        low=number("low"),
-        high=number("high"),
-        difference=number("difference"),
-        threshold=number("threshold"),
-        reference_value=number("reference_value"),
-        p_value=number("p_value"),
-        median_ratio=number("median_ratio"),
-        certified_ratio=number("certified_ratio"),
-        attack_ratio=number("attack_ratio"),
-        clever_above=number("clever_above"),
-        clever_below=number("clever_below"),
-        uninformative=bool(values.get("uninformative")),
-        examples=examples if isinstance(examples, int) else None,
-        examples_at=str(values["examples_at"]) if "examples_at" in values else None,
-        condition=str(values["condition"]) if "condition" in values else None,
-        unit=str(values.get("unit", usual)),
-        judged_by=str(values.get("judged_by", "value")),
-        baseline_value=last,
+        concern=concern,
+        feeds=feeds,
+        model=model,
+        reference=reference,
+        norm=norm,
+        epsilon=epsilon,
         tests=tuple(tests),
         outcome=outcome,
         message=message,

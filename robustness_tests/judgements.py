@@ -12,7 +12,7 @@ from metrics.norms import Norm, length
 from metrics.statistics import compare
 from robustness_tests.harness.fixtures.adversarial_distance import DistanceOfImage
 from robustness_tests.harness.fixtures.clever import ScoreOfImage
-from robustness_tests.harness.run_fixtures import Measured
+from robustness_tests.harness.measured import Measure
 from robustness_tests.harness.subject import Subject
 from robustness_tests.harness.thresholds import Thresholds
 
@@ -79,11 +79,11 @@ def is_robust(found: DistanceOfImage, epsilon: float) -> bool:
     return found.status is not Status.MISCLASSIFIED and found.distance > epsilon
 
 
-def place(score: ScoreOfImage, low: float, high: float) -> str:
+def place(score: ScoreOfImage, lower: float, upper: float) -> str:
     """Where a CLEVER score is: above, inside or below the bracket. One at its radius says only: at least."""
-    if score.score > high * (1 + ROUNDING):
+    if score.score > upper * (1 + ROUNDING):
         return "above"
-    return "below" if score.status is Status.ESTIMATED and score.score < low else "inside"
+    return "below" if score.status is Status.ESTIMATED and score.score < lower else "inside"
 
 
 def assert_labels_are_kept(
@@ -124,7 +124,7 @@ def assert_candidate_is_larger(
     names: tuple[str, str],
     what: str,
     thresholds: Thresholds,
-    measured: Measured,
+    measured: Measure,
 ) -> None:
     """Record the medians of candidate and reference, and fail unless the first is larger by more than chance explains.
 
@@ -138,8 +138,7 @@ def assert_candidate_is_larger(
     """
     result = compare(ours, theirs, thresholds.confidence)
     measured(value=result.candidate, reference_value=result.reference, images=result.pairs, p_value=result.p_value)
-    measured(difference=result.difference.value, low=result.difference.low, high=result.difference.high)
-    measured(threshold=thresholds.largest_p_value)
+    measured(difference=result.difference, threshold=thresholds.largest_p_value)
     candidate, reference = names
     assert result.candidate > result.reference, (
         f"median {what} {result.candidate:.4f} of {candidate}, "

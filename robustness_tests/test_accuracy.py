@@ -20,8 +20,7 @@ def test_clean_accuracy(candidate, run, thresholds, measured):
     right = count - len(wrong)
     accuracy = share(right, count, thresholds.confidence)
     least = thresholds.clean_accuracy
-    measured(value=accuracy.value, low=accuracy.low, high=accuracy.high, threshold=least, images=count)
-    measured(misclassified=wrong, worst=wrong[:LOOK_AT])
+    measured({"misclassified": wrong}, estimate=accuracy, threshold=least, images=count, worst=wrong[:LOOK_AT])
     if least is None:
         pytest.skip(f"measured and not judged: no threshold file states clean_accuracy.least for {candidate.dataset}")
     assert accuracy.value >= least, (
@@ -43,7 +42,7 @@ def test_robust_accuracy(candidate, reference, adversarial_distance, images, nor
     of_reference = sum(is_robust(adversarial_distance(reference, image, norm=norm), float(epsilon)) for image in images)
     accuracy = share(robust, len(images), thresholds.confidence)
     least = thresholds.epsilons(candidate.dataset, norm).get(epsilon)
-    measured(value=accuracy.value, low=accuracy.low, high=accuracy.high, threshold=least, images=len(images))
+    measured(estimate=accuracy, threshold=least, images=len(images))
     measured(reference_value=of_reference / len(images) if reference.name != candidate.name else None)
     measured(worst=worst_of({image: one.distance for image, one in found.items() if one.distance <= float(epsilon)}))
     if least is None:

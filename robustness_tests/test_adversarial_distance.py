@@ -19,11 +19,23 @@ def test_adversarial_example_is_real(model, norm, image, adversarial_distance, m
     Hard: a single failure fails the gate. It says that a number of this suite is wrong, not that the model is bad.
     """
     found = adversarial_distance(model, image, norm=norm)
-    measured(distance=found.distance, status=found.status, forward=found.forward, backward=found.backward)
-    measured(attack=found.attack, bracket=found.bracket, stored=found.stored)
     label = model.label(image)
     clean, right = model.prediction(model.image(image))
-    measured(label=label, clean_class=clean, clean_confidence=right, stored_at=found.stored_at)
+    measured(
+        {
+            "distance": found.distance,
+            "status": found.status,
+            "attack": found.attack,
+            "bracket": found.bracket,
+            "label": label,
+            "clean_class": clean,
+            "clean_confidence": right,
+            "stored_at": found.stored_at,
+        },
+        forward=found.forward,
+        backward=found.backward,
+        stored=found.stored,
+    )
     if found.status is Status.MISCLASSIFIED:
         pytest.skip("misclassified: the distance is 0 by definition")
     if found.status is Status.CENSORED:
@@ -36,7 +48,7 @@ def test_adversarial_example_is_real(model, norm, image, adversarial_distance, m
     length = np.linalg.norm(perturbation, {"linf": np.inf, "l2": 2, "l1": 1}[norm])
     assert found.distance == pytest.approx(length, rel=1e-5), f"the perturbation has {norm} norm {length}"
     predicted, confidence = model.prediction(adversarial)
-    measured(adversarial_class=predicted, adversarial_confidence=confidence, trace=found.trace)
+    measured({"adversarial_class": predicted, "adversarial_confidence": confidence, "trace": found.trace})
     assert predicted != label, f"classified again, the image is in its own class {predicted}"
 
 
@@ -77,12 +89,11 @@ def test_attack_has_converged(model, norm, adversarial_distance, images, thresho
     ratio = median([found.halfway / found.distance for found in attacked], thresholds.confidence)
     measured(worst=worst_of({found.image: -found.halfway / found.distance for found in attacked}))
     most = 1 + thresholds.convergence
-    measured(value=ratio.value, low=ratio.low, high=ratio.high, threshold=most, images=len(attacked), unit="ratio")
-    measured(judged_by="interval")
-    assert ratio.low <= most, (
+    measured(estimate=ratio, threshold=most, images=len(attacked), unit="ratio", judged_by="interval")
+    assert ratio.lower <= most, (
         f"after half of the passes the {norm} distances of {model.name} were {ratio.value:.3f} times as large as at "
-        f"the end (median of {len(attacked)} images, {ratio.low:.3f} or more), expected {most:.3f} times or less: they "
-        "are still falling"
+        f"the end (median of {len(attacked)} images, {ratio.lower:.3f} or more), expected {most:.3f} times or less: "
+        "they are still falling"
     )
 
 
@@ -105,14 +116,16 @@ def test_gradients_are_informative(
     tolerance = thresholds.gradient_tolerance
     nearer = {one.image: one.distance for one in probed if one.distance < (1 - tolerance) * one.second_try}
     held = share(len(probed) - len(nearer), len(probed), thresholds.confidence)
-    measured(value=held.value, low=held.low, high=held.high, threshold=1.0, images=len(probed), tolerance=tolerance)
     measured(
+        {"tolerance": tolerance, "found_nearer": [f"{image:05d}" for image in nearer]},
+        estimate=held,
+        threshold=1.0,
+        images=len(probed),
+        worst=list(nearer)[:LOOK_AT],
         forward=sum(one.forward for one in probed),
         backward=sum(one.backward for one in probed),
         stored=all(one.stored for one in probed),
-        found_nearer=[f"{image:05d}" for image in nearer],
     )
-    measured(worst=list(nearer)[:LOOK_AT])
     for image, distance in nearer.items():
         found = adversarial_distance(model, image, norm=norm).distance
         pytest.fail(

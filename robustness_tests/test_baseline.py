@@ -22,8 +22,7 @@ def assert_median_has_not_fallen(pairs, what, baseline, thresholds, measured):
     result = compare(now, then, thresholds.confidence)
     least = (1 - thresholds.baseline_median) * result.reference
     measured(value=result.candidate, baseline_value=result.reference, images=result.pairs, unit="distance")
-    measured(difference=result.difference.value, low=result.difference.low, high=result.difference.high)
-    measured(threshold=least)
+    measured(difference=result.difference, threshold=least)
     assert result.candidate >= least, (
         f"median {what} {result.candidate:.4f}, in the last release ({baseline.model}) {result.reference:.4f} on the "
         f"same {result.pairs} images: lower by {1 - result.candidate / result.reference:.1%}, "
@@ -41,7 +40,7 @@ def assert_share_has_not_fallen(pairs, what, baseline, thresholds, measured):
     measured(worst=worst_of({image: float(a) - float(b) for image, (a, b) in pairs.items() if a < b}))
     least = then - thresholds.baseline_share
     measured(value=now, baseline_value=then, images=len(pairs), unit="share", threshold=max(0.0, least))
-    measured(difference=change.value, low=change.low, high=change.high)
+    measured(difference=change)
     # Shares are multiples of 1 / N in floating point.
     assert now >= least - 1e-9, (
         f"{what} {now:.1%}, in the last release ({baseline.model}) {then:.1%} on the same {len(pairs)} images: lower "

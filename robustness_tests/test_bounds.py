@@ -20,11 +20,27 @@ def test_clever_below_distance(model, norm, image, clever, adversarial_distance,
     """
     score = clever(model, image, norm=norm)
     distance = adversarial_distance(model, image, norm=norm)
-    measured(clever=score.score, lower=score.lower, upper=score.upper, raw=score.raw, radius=score.radius)
-    measured(distance=distance.distance, status=score.status, target=score.target, p_value=score.p_value)
-    measured(degenerate_fit=score.degenerate_fit, no_finite_endpoint=score.no_finite_endpoint, blocks=score.blocks)
-    measured(zero_gradient=score.zero_gradient, masked_gradient=score.masked_gradient)
-    measured(forward=score.forward, backward=score.backward, stored=score.stored)
+    measured(
+        {
+            "clever": score.score,
+            "raw": score.raw,
+            "radius": score.radius,
+            "distance": distance.distance,
+            "status": score.status,
+            "target": score.target,
+            "degenerate_fit": score.degenerate_fit,
+            "no_finite_endpoint": score.no_finite_endpoint,
+            "blocks": score.blocks,
+            "zero_gradient": score.zero_gradient,
+            "masked_gradient": score.masked_gradient,
+        },
+        lower=score.lower,
+        upper=score.upper,
+        p_value=score.p_value,
+        forward=score.forward,
+        backward=score.backward,
+        stored=score.stored,
+    )
     agrees, reason = verdict(score, distance)
     if agrees is None:
         pytest.skip(reason)
@@ -48,23 +64,26 @@ def test_share_of_clever_below_distance(model, norm, clever, adversarial_distanc
     below = share(sum(agrees for _, agrees in judged), len(judged), thresholds.confidence)
     ratios = [score.score / distance.distance for (score, distance), _ in judged if score.status is Status.ESTIMATED]
     least = thresholds.clever_below_distance
-    measured(value=below.value, low=below.low, high=below.high, threshold=least, images=len(judged))
-    measured(judged_by="interval")
+    measured(estimate=below, threshold=least, images=len(judged), judged_by="interval")
     wrong = [pair for pair, agrees in judged if not agrees]
     # The largest score of all in relation to the distance first; one that is not there is as bad.
     ratios_of_wrong = {score.image: -score.score / distance.distance for score, distance in wrong}
     measured(worst=worst_of({image: -math.inf if math.isnan(one) else one for image, one in ratios_of_wrong.items()}))
     measured(median_ratio=median(ratios, thresholds.confidence).value if ratios else None)
-    measured(saturated=sum(score.status is Status.SATURATED for score, _ in pairs))
-    measured(unavailable=sum(score.status is Status.UNAVAILABLE for score, _ in pairs))
-    measured(no_finite_endpoint=sum(score.no_finite_endpoint for score, _ in pairs))
+    measured(
+        {
+            "saturated": sum(score.status is Status.SATURATED for score, _ in pairs),
+            "unavailable": sum(score.status is Status.UNAVAILABLE for score, _ in pairs),
+            "no_finite_endpoint": sum(score.no_finite_endpoint for score, _ in pairs),
+        }
+    )
     estimated = [pair for pair, _ in judged if pair[0].status is Status.ESTIMATED]
     if estimated:
         score, distance = max(estimated, key=lambda pair: pair[0].score / pair[1].distance)
-        measured(fit=clever_fit(score, distance.distance))
-    assert below.high >= least, (
+        measured({"fit": clever_fit(score, distance.distance)})
+    assert below.upper >= least, (
         f"CLEVER is not above the adversarial {norm} distance for {below.value:.1%} of {len(judged)} images "
-        f"of {model.name} ({below.low:.1%} to {below.high:.1%}), expected {least:.1%} or more"
+        f"of {model.name} ({below.lower:.1%} to {below.upper:.1%}), expected {least:.1%} or more"
     )
 
 

@@ -35,10 +35,18 @@ def test_certified_below_distance(
     """
     certificate = certified_distance(model, image, norm=norm)
     distance = adversarial_distance(model, image, norm=norm)
-    measured(certified=certificate.distance, distance=distance.distance, status=certificate.status)
-    measured(exact=exact_if_any(model, norm, image, exact_distance))
-    measured(trials=certificate.trials, forward=certificate.forward, backward=certificate.backward)
-    measured(stored=certificate.stored)
+    measured(
+        {
+            "certified": certificate.distance,
+            "distance": distance.distance,
+            "status": certificate.status,
+            "exact": exact_if_any(model, norm, image, exact_distance),
+            "trials": certificate.trials,
+        },
+        forward=certificate.forward,
+        backward=certificate.backward,
+        stored=certificate.stored,
+    )
     if certificate.status is Status.MISCLASSIFIED:
         pytest.skip("misclassified: the distance is 0")
     required([certificate], run)
@@ -68,21 +76,21 @@ def test_exact_within_bracket(
     certified = [certified_distance(model, one.image, norm=norm).distance for one in found]
     attacked = [adversarial_distance(model, one.image, norm=norm).distance for one in found]
     solved = [one.status is Status.EXACT for one in found]
-    measured(value=sum(solved) / len(found), images=len(found), seconds=sum(one.seconds for one in found))
+    measured({"seconds": sum(one.seconds for one in found)}, value=sum(solved) / len(found), images=len(found))
     three = [
-        (low, one.distance, high)
-        for low, one, high, exact in zip(certified, found, attacked, solved, strict=True)
-        if exact and math.isfinite(low)
+        (lower, one.distance, upper)
+        for lower, one, upper, exact in zip(certified, found, attacked, solved, strict=True)
+        if exact and math.isfinite(lower)
     ]
     if three:
-        measured(certified_ratio=median([low / exact for low, exact, _ in three], 0.95).value)
-        measured(attack_ratio=sum(high / exact for _, exact, high in three) / len(three))
-    for one, low, high in zip(found, certified, attacked, strict=True):
-        assert not low > one.upper * (1 + ROUNDING), (
-            f"certified distance {low:.6f} of image {one.image} is above the exact one, at most {one.upper:.6f}"
+        measured(certified_ratio=median([lower / exact for lower, exact, _ in three], 0.95).value)
+        measured(attack_ratio=sum(upper / exact for _, exact, upper in three) / len(three))
+    for one, lower, upper in zip(found, certified, attacked, strict=True):
+        assert not lower > one.upper * (1 + ROUNDING), (
+            f"certified distance {lower:.6f} of image {one.image} is above the exact one, at most {one.upper:.6f}"
         )
-        assert one.lower <= high * (1 + ROUNDING), (
-            f"exact distance of image {one.image}, {one.lower:.6f} or more, is above the adversarial one {high:.6f}"
+        assert one.lower <= upper * (1 + ROUNDING), (
+            f"exact distance of image {one.image}, {one.lower:.6f} or more, is above the adversarial one {upper:.6f}"
         )
     if not any(solved):
         pytest.skip(f"none of {len(found)} images was solved within the time limit: the network is too large for it")
@@ -121,7 +129,7 @@ def test_certified_accuracy(candidate, norm, epsilon, certified_distance, certif
     measured(worst=worst_of({image: one for image, one in proved_up_to.items() if one < float(epsilon)}))
     proved = share(held, len(certificates), thresholds.confidence)
     least = thresholds.epsilons(run.dataset, norm, "certified_accuracy")[epsilon]
-    measured(value=proved.value, low=proved.low, high=proved.high, threshold=least, images=len(certificates))
+    measured(estimate=proved, threshold=least, images=len(certificates))
     assert proved.value >= least, (
         f"{candidate.name} provably keeps the label of {held} of {len(certificates)} images up to {norm} {epsilon} "
         f"({proved.value:.1%}), expected {least:.1%} or more"
@@ -154,7 +162,7 @@ def test_clever_within_bracket(
     proved = {one.image: one.distance for one in certificates if one.status is Status.CERTIFIED}
     attacks = {image: adversarial_distance(model, image, norm=norm) for image in proved}
     ratios = [
-        low / attacks[image].distance for image, low in proved.items() if attacks[image].status is Status.ATTACKED
+        lower / attacks[image].distance for image, lower in proved.items() if attacks[image].status is Status.ATTACKED
     ]
     if ratios:
         certified_ratio = median(ratios, thresholds.confidence).value
@@ -162,10 +170,10 @@ def test_clever_within_bracket(
     places = [
         place(
             clever(model, image, norm=norm),
-            low,
+            lower,
             exact_if_any(model, norm, image, exact_distance) or attacks[image].distance,
         )
-        for image, low in proved.items()
+        for image, lower in proved.items()
         if clever(model, image, norm=norm).status in SCORED
     ]
     if not places:
@@ -173,7 +181,7 @@ def test_clever_within_bracket(
     shares = {name: places.count(name) / len(places) for name in ("above", "inside", "below")}
     measured(value=shares["inside"], clever_above=shares["above"], clever_below=shares["below"], images=len(places))
     most = 1 - thresholds.clever_below_distance
-    assert share(places.count("above"), len(places), thresholds.confidence).low <= most, (
+    assert share(places.count("above"), len(places), thresholds.confidence).lower <= most, (
         f"CLEVER is above the true {norm} distance for {shares['above']:.1%} of {len(places)} images of {model.name}, "
         f"expected {most:.1%} or less"
     )

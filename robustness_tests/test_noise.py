@@ -18,8 +18,8 @@ def test_noise_accuracy(candidate, reference, noise_accuracy, images, norm, epsi
     shares = {law: [one.at(epsilon, law) for one in found] for law in ("ball", "sphere")}
     ball, sphere = (mean_share(shares[law], thresholds.confidence) for law in ("ball", "sphere"))
     least = thresholds.epsilons(run.dataset, norm, "noise_accuracy").get(epsilon)
-    measured(value=ball.value, low=ball.low, high=ball.high, threshold=least, images=len(images), sphere=sphere.value)
-    measured(shares=shares["ball"], worst=worst_of(dict(zip(images, shares["ball"], strict=True))))
+    measured({"sphere": sphere.value, "shares": shares["ball"]}, estimate=ball, threshold=least, images=len(images))
+    measured(worst=worst_of(dict(zip(images, shares["ball"], strict=True))))
     if reference.name != candidate.name:
         theirs = [noise_accuracy(reference, image, norm=norm).at(epsilon, "ball") for image in images]
         measured(reference_value=mean_share(theirs, thresholds.confidence).value)
@@ -54,7 +54,7 @@ def test_candidate_beats_reference_in_noise_accuracy(
     measured(worst=worst_of({image: a - b for image, a, b in zip(images, ours, theirs, strict=True)}))
     result = compare(ours, theirs, thresholds.confidence)
     measured(value=means[0], reference_value=means[1], images=result.pairs, p_value=result.p_value)
-    measured(threshold=thresholds.largest_p_value, epsilons=epsilons, unit="share")
+    measured({"epsilons": epsilons}, threshold=thresholds.largest_p_value, unit="share")
     if ours == theirs and min(ours) == 1:
         pytest.skip(f"nothing to tell: both are always right; state larger epsilons, in [noise_accuracy.{run.dataset}]")
     assert means[0] > means[1], (
@@ -84,7 +84,7 @@ def test_common_corruptions(candidate, reference, common_corruptions, run, thres
         pytest.skip("needs --dataset cifar10, and the folder CIFAR-10-C in --data-dir")
     accuracy = sum(found.values()) / len(found)
     worst = min(found, key=found.get)
-    measured(value=accuracy, images=run.images, threshold=thresholds.common_corruptions, corruptions=found)
+    measured({"corruptions": found}, value=accuracy, images=run.images, threshold=thresholds.common_corruptions)
     if reference.name != candidate.name:
         measured(reference_value=sum(common_corruptions(reference).values()) / len(found))
     if thresholds.common_corruptions is None:

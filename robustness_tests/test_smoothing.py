@@ -23,7 +23,7 @@ def test_smoothed_accuracy(candidate, reference, smoothed_radius, smoothed_image
     held = sum(radius >= float(epsilon) for radius in radii.values())
     accuracy = share(held, len(found), thresholds.confidence)
     least = thresholds.epsilons(candidate.dataset, norm, "smoothed_accuracy").get(epsilon)
-    measured(value=accuracy.value, low=accuracy.low, high=accuracy.high, threshold=least, images=len(found))
+    measured(estimate=accuracy, threshold=least, images=len(found))
     measured(worst=worst_of({image: radius for image, radius in radii.items() if radius < float(epsilon)}))
     measured(condition=f"sigma {thresholds.smoothing_sigma:g}")
     if reference.name != candidate.name:
@@ -58,8 +58,8 @@ def test_candidate_beats_reference_in_smoothed_radius(
     ours, theirs = ([min(one.radius, largest) for one in of_model] for of_model in found)
     result = compare(ours, theirs, thresholds.confidence)
     measured(value=result.candidate, reference_value=result.reference, images=result.pairs, p_value=result.p_value)
-    measured(difference=result.difference.value, low=result.difference.low, high=result.difference.high)
-    measured(threshold=thresholds.largest_p_value, condition=f"sigma {thresholds.smoothing_sigma:g}")
+    measured(difference=result.difference, threshold=thresholds.largest_p_value)
+    measured(condition=f"sigma {thresholds.smoothing_sigma:g}")
     measured(worst=worst_of({image: a - b for image, a, b in zip(smoothed_images, ours, theirs, strict=True)}))
     if ours == theirs and min(ours) == largest:
         pytest.skip(f"nothing to tell: both are certified up to {largest:g} everywhere; state larger epsilons")

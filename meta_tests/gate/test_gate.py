@@ -227,7 +227,7 @@ def test_fixtures_are_there_for_tests_of_the_user(gate, workers):
         "import pytest\n"
         "def test_seven(candidate, reference, adversarial_distance, clever, thresholds, measured):\n"
         "    ours = adversarial_distance(candidate, 7, norm='l2')\n"
-        "    measured(ratio=ours.distance / adversarial_distance(reference, 7, norm='l2').distance)\n"
+        "    measured({'ratio': ours.distance / adversarial_distance(reference, 7, norm='l2').distance})\n"
         "    assert clever(candidate, 7, norm='l2').score < ours.distance\n"
         "    assert thresholds.confidence == 0.95\n"
         "def test_reserved(candidate, measured):\n"
@@ -337,7 +337,7 @@ def test_certify_off_and_require(gate):
 
 
 def test_certified_above_the_distance_is_a_bug_of_the_suite(gate):
-    spoil(gate, "metrics/certified_distance.py", "bracket.low, torch.nan)", "5 * bracket.low, torch.nan)")
+    spoil(gate, "metrics/certified_distance.py", "bracket.lower, torch.nan)", "5 * bracket.lower, torch.nan)")
     assert (
         gate(*CERTIFIED, "--model", "mlp", "--against", "mlp", "robustness_tests/test_certified_distance.py").ret == 1
     )

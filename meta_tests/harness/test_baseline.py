@@ -12,6 +12,7 @@ from meta_tests.runs import RUN, model_record, records_of_images, results_of, ru
 from metrics import statistics
 from reports.results_json import write_results
 from robustness_tests.harness.baseline import check_baseline, load_baseline
+from robustness_tests.harness.measured import values_of
 from robustness_tests.harness.thresholds import load_thresholds
 from robustness_tests.test_baseline import assert_median_has_not_fallen, assert_share_has_not_fallen
 
@@ -127,8 +128,8 @@ def test_damaged_baseline_is_refused(tmp_path, path, value):
         ("no json", "is not JSON"),
         ("[1]", "JSON without a schema"),
         ('{"a": 1}', "JSON without a schema"),
-        ('{"schema": 1}', "of schema 1, expected 2: run the model of that release once more"),
-        ('{"schema": 2, "verdict": "pass"}', "without finished, run, properties, images, records"),
+        ('{"schema": 1}', "of schema 1, expected 3: run the model of that release once more"),
+        ('{"schema": 3, "verdict": "pass"}', "without finished, run, properties, images, records"),
         ("\xff\xfe", "is not JSON"),
         ('{"schema": NaN}', "NaN is no number"),
         ("[" * 100_000, "is not JSON"),
@@ -150,8 +151,12 @@ def judged(check, pairs, **thresholds):
     """What a check has measured, and its complaint."""
     found = {}
     baseline = type("Baseline", (), {"model": "old"})
+
+    def measured(*own, **known):
+        found.update(values_of(*own, **known))
+
     try:
-        check(pairs, "it", baseline, replace(load_thresholds(None), **thresholds), lambda **some: found.update(some))
+        check(pairs, "it", baseline, replace(load_thresholds(None), **thresholds), measured)
     except AssertionError as error:
         return found, str(error)
     return found, ""
@@ -165,7 +170,7 @@ def test_median_may_fall_by_its_tolerance_and_no_further():
         assert found["value"] == pytest.approx(1.5 * factor)
         assert (found["baseline_value"], found["threshold"]) == (1.5, pytest.approx(1.425))
         assert found["difference"] == pytest.approx(1.5 * (factor - 1))
-        assert found["low"] <= found["difference"] <= found["high"]
+        assert found["lower"] <= found["difference"] <= found["upper"]
     assert (
         "median it 1.4235, in the last release (old) 1.5000 on the same 21 images: lower by 5.1%"
         in judged(assert_median_has_not_fallen, pairs_of(0.949 * then, then))[1]
@@ -185,8 +190,8 @@ def test_share_may_fall_by_its_tolerance_and_no_further():
         assert found["worst"] == list(range(lost))
         assert (complaint == "") is holds
         assert (found["value"], found["baseline_value"]) == (1 - lost / 100, 1.0)
-        assert found["low"] < found["difference"] == pytest.approx(-lost / 100)
-        assert found["difference"] < found["high"]
+        assert found["lower"] < found["difference"] == pytest.approx(-lost / 100)
+        assert found["difference"] < found["upper"]
     # A gain on another image makes up for a loss.
     now, then = np.arange(100) >= 3, abs(np.arange(100) - 4) > 1
     assert judged(assert_share_has_not_fallen, pairs_of(now, then))[1] == ""
@@ -197,8 +202,8 @@ def test_interval_of_a_mean_difference_holds_it_and_turns_with_its_sign(pairs):
     ours, theirs = zip(*pairs, strict=True)
     found, turned = statistics.mean_difference(ours, theirs), statistics.mean_difference(theirs, ours)
     assert found.value == pytest.approx(np.mean(ours) - np.mean(theirs), abs=1e-12)
-    assert -1 <= found.low <= found.value <= found.high <= 1
-    assert (turned.low, turned.high) == (pytest.approx(-found.high), pytest.approx(-found.low))
+    assert -1 <= found.lower <= found.value <= found.upper <= 1
+    assert (turned.lower, turned.upper) == (pytest.approx(-found.upper), pytest.approx(-found.lower))
 
 
 def test_interval_of_a_mean_difference_covers():
@@ -210,7 +215,7 @@ def test_interval_of_a_mean_difference_covers():
             kinds = random.choice(3, size=60, p=[gain, loss, 1 - gain - loss])
             now, then = np.where(kinds == 0, 1.0, 0.0), np.where(kinds == 1, 1.0, 0.0)
             found = statistics.mean_difference(now, then)
-            hits += found.low <= gain - loss <= found.high
+            hits += found.lower <= gain - loss <= found.upper
         assert hits >= 285
 
 

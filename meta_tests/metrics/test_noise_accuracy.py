@@ -109,8 +109,8 @@ def test_images_stay_in_the_box_and_memory_is_halved():
         torch.zeros(5, dtype=torch.long),
     )
     found = noise_accuracy(model, images, labels, norm="linf", epsilons=[3.0], samples=4)
-    assert min(low for low, _ in seen) >= 0
-    assert max(high for _, high in seen) <= 1
+    assert min(lower for lower, _ in seen) >= 0
+    assert max(upper for _, upper in seen) <= 1
     whole = noise_accuracy(lambda some: some.flatten(1)[:, :2], images, labels, norm="linf", epsilons=[3.0], samples=4)
     assert torch.equal(found.accuracy, whole.accuracy)
 
@@ -148,14 +148,16 @@ def test_bad_input_is_refused(robust, digits, changed, message):
 @settings(deadline=None)
 def test_interval_of_a_mean_share_holds_it(shares):
     found = mean_share(shares)
-    assert 0 <= found.low <= found.value + 1e-12
-    assert found.value - 1e-12 <= found.high <= 1
+    assert 0 <= found.lower <= found.value + 1e-12
+    assert found.value - 1e-12 <= found.upper <= 1
 
 
 def test_interval_of_zeros_and_ones_is_that_of_a_share():
     for successes in (0, 1, 7, 20):
         ours, theirs = mean_share([1.0] * successes + [0.0] * (20 - successes)), share(successes, 20)
-        assert (ours.value, ours.low, ours.high) == pytest.approx((theirs.value, theirs.low, theirs.high), abs=1e-9)
+        assert (ours.value, ours.lower, ours.upper) == pytest.approx(
+            (theirs.value, theirs.lower, theirs.upper), abs=1e-9
+        )
 
 
 @pytest.mark.parametrize("law", [stats.uniform(), stats.beta(0.2, 0.4), stats.beta(8, 0.5), stats.bernoulli(0.9)])
@@ -163,5 +165,5 @@ def test_interval_covers_at_least_as_often_as_it_says(law):
     """Means of 20 images whose shares have this law, 1,000 times."""
     rows = law.rvs(size=(1000, 20), random_state=0)
     intervals = [mean_share(row) for row in rows]
-    covered = sum(interval.low <= law.mean() <= interval.high for interval in intervals)
+    covered = sum(interval.lower <= law.mean() <= interval.upper for interval in intervals)
     assert covered >= 940, f"{covered} of 1,000"

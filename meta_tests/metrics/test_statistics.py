@@ -13,23 +13,23 @@ from metrics.statistics import compare, median, share
 def test_share_is_clopper_and_pearson(total, part):
     successes = round(part * total)
     found = share(successes, total, 0.95)
-    low = stats.beta.ppf(0.025, successes, total - successes + 1) if successes else 0
-    high = stats.beta.ppf(0.975, successes + 1, total - successes) if successes < total else 1
-    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-9)
-    assert found.low <= found.value <= found.high
+    lower = stats.beta.ppf(0.025, successes, total - successes + 1) if successes else 0
+    upper = stats.beta.ppf(0.975, successes + 1, total - successes) if successes < total else 1
+    assert (found.lower, found.upper) == pytest.approx((lower, upper), abs=1e-9)
+    assert found.lower <= found.value <= found.upper
 
 
 @pytest.mark.parametrize("count", [6, 25, 100])
 def test_interval_of_the_median_covers_as_often_as_it_says(count):
     random = np.random.default_rng(0)
     found = [median(random.exponential(1, count)) for _ in range(2000)]
-    covered = np.mean([one.low <= np.log(2) <= one.high for one in found])
+    covered = np.mean([one.lower <= np.log(2) <= one.upper for one in found])
     assert covered >= 0.94
-    assert np.isfinite(found[0].high)
+    assert np.isfinite(found[0].upper)
 
 
 def test_few_values_have_an_infinite_interval():
-    assert median([1.0, 2.0, 3.0]).high == np.inf
+    assert median([1.0, 2.0, 3.0]).upper == np.inf
 
 
 def test_censored_values_are_larger_than_all_others():

@@ -23,6 +23,7 @@ from robustness_tests import test_adversarial_distance as properties
 from robustness_tests.harness.clever_fit import clever_fit
 from robustness_tests.harness.fixtures.clever import ScoreOfImage
 from robustness_tests.harness.image_rows import image_row
+from robustness_tests.harness.measured import values_of
 from robustness_tests.harness.records import Record
 from robustness_tests.harness.run import TRACED
 from robustness_tests.harness.thresholds import load_thresholds
@@ -141,7 +142,8 @@ def test_fit_of_a_score_ends_at_the_score(robust, digits):
         # The score may be lower: by the gradient at the image, or a slope.
         assert fit["scores"][-1] >= score.score * (1 - 1e-6)
         assert all(
-            low <= value <= high for low, value, high in zip(fit["lower"], fit["scores"], fit["upper"], strict=True)
+            lower <= value <= upper
+            for lower, value, upper in zip(fit["lower"], fit["scores"], fit["upper"], strict=True)
         )
         assert fit["lipschitz"] >= max(fit["maxima"]) * (1 - 1e-6)
 
@@ -209,7 +211,7 @@ def test_convergence_is_judged_by_its_interval(ratio, count, holds):
             lambda _, image, norm: found[image],
             range(count),
             load_thresholds(None),
-            lambda **some: values.update(some),
+            lambda *own, **known: values.update(values_of(*own, **known)),
         )
 
     if holds:

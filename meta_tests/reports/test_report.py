@@ -85,7 +85,7 @@ def test_missing_tests_are_noted():
 
 
 def test_comparison_shows_both_medians_and_the_interval_of_the_difference():
-    values = {"value": 0.2, "reference_value": 0.1, "low": 0.05, "high": 0.15, "threshold": 0.05, "p_value": 1e-9}
+    values = {"value": 0.2, "reference_value": 0.1, "lower": 0.05, "upper": 0.15, "threshold": 0.05, "p_value": 1e-9}
     record = model_record("test_beats", values=values, norm="l2", reference="standard")
     summary = summarise(RUN, gathered(record), 0)
     found = dict(zip(HEADER, cells(summary.properties[0]), strict=True))
@@ -95,7 +95,7 @@ def test_comparison_shows_both_medians_and_the_interval_of_the_difference():
 
 
 @pytest.mark.parametrize(
-    "values", [{"p_value": 0.3}, {"examples": 5}, {"value": "text"}, {"stored": True}, {"low": 1.0}]
+    "values", [{"p_value": 0.3}, {"examples": 5}, {"value": "text"}, {"stored": True}, {"lower": 1.0}]
 )
 def test_whatever_a_user_measures_is_drawn(values):
     records = [model_record("test_mine", values=values), model_record("test_mine", values=values, epsilon="small")]

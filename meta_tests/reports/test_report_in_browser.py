@@ -301,7 +301,7 @@ def test_thousands_of_images_are_counted_and_not_drawn(gate, opened):
         "@pytest.mark.parametrize('model_name', ['robust'])\n"
         "@pytest.mark.parametrize('image', range(1500))\n"
         "def test_clever_below_distance(measurements, model_name, norm, image, measured):\n"
-        "    measured(clever=1 + image / 7, distance=2 + image / 3, status='estimated')\n"
+        "    measured({'clever': 1 + image / 7, 'distance': 2 + image / 3, 'status': 'estimated'})\n"
         "    assert image % 75, f'image {image} is wrong'\n"
         "    if image % 10 == 1: pytest.xfail('CLEVER is above')\n"
         "    if image % 10 == 2: pytest.skip('censored')\n"

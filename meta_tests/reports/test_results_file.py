@@ -117,7 +117,7 @@ def test_two_runs_are_compared(tmp_path):
     [
         (None, "cannot be read"),
         ("{}", "JSON without a schema"),
-        ('{"schema": 2}', "without verdict"),
+        ('{"schema": 3}', "without verdict"),
         ("old", "incomplete"),
     ],
 )

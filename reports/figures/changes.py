@@ -67,5 +67,5 @@ def _draw(changes: Sequence[float], results: Results, axes: Axes) -> str:
     larger, smaller = int((ordered > 0).sum()), int((ordered < 0).sum())
     return (
         f"larger for {larger} and smaller for {smaller} of {len(ordered)} images, median difference "
-        f"{middle.value:+.4g} ({middle.low:+.4g} to {middle.high:+.4g})."
+        f"{middle.value:+.4g} ({middle.lower:+.4g} to {middle.upper:+.4g})."
     )

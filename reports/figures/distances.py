@@ -97,8 +97,8 @@ def _robust_of_model(
     epsilons = np.unique([0.0, *values, *grid]) if len(values) <= GRID else grid
     held = count - np.searchsorted(values, epsilons, side="right")
     ends = {robust: share(int(robust), count, confidence) for robust in np.unique(held)}
-    low, high = ([getattr(ends[robust], name) for robust in held] for name in ("low", "high"))
-    axes.fill_between(epsilons, low, high, step="post", color=colour(number), alpha=0.15, linewidth=0)
+    lower, upper = ([getattr(ends[robust], name) for robust in held] for name in ("lower", "upper"))
+    axes.fill_between(epsilons, lower, upper, step="post", color=colour(number), alpha=0.15, linewidth=0)
     axes.step(epsilons, held / count, where="post", color=colour(number), linestyle=LINES[number], label=short(model))
     middle = int(np.searchsorted(epsilons, furthest / 2, side="right")) - 1
     return (
@@ -154,11 +154,11 @@ def brackets(results: Results) -> list[Panel]:
 
 def _brackets(rows: Sequence[ImageRow], number: int, axes: Axes) -> str:
     places, many = np.arange(1, len(rows) + 1), rasterized(len(rows))
-    low, high = column(rows, "certified"), column(rows, "distance")
+    lower, upper = column(rows, "certified"), column(rows, "distance")
     axes.vlines(
         places,
-        low,
-        high,
+        lower,
+        upper,
         color=colour(number),
         linewidth=3 if len(rows) <= 40 else 1.5,
         alpha=0.45,
@@ -182,7 +182,7 @@ def _brackets(rows: Sequence[ImageRow], number: int, axes: Axes) -> str:
     axes.set(yscale="log", xlabel="certified images, by adversarial distance", ylabel="distance (range 0 to 1)")
     plain_logarithmic(axes.yaxis)
     whole_numbers(axes.xaxis)
-    return f"{len(rows)} images, median of certified / adversarial distance {float(np.median(low / high)):.2f}."
+    return f"{len(rows)} images, median of certified / adversarial distance {float(np.median(lower / upper)):.2f}."
 
 
 def convergence(results: Results) -> list[Panel]:

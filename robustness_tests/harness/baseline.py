@@ -10,7 +10,7 @@ from typing import Any
 
 from robustness_tests.subjects.catalog import closest
 
-SCHEMA = 2
+SCHEMA = 3
 """Of results.json, see docs/results.md. Raised when a field is removed or changes its meaning, not for a new one."""
 
 ImageKey = tuple[str, int]

@@ -11,7 +11,17 @@ from robustness_tests.harness import fixtures
 PLUGINS = [
     *(
         f"{robustness_tests.__name__}.harness.{name}"
-        for name in ("options", "checked_run", "header", "workers", "collection", "progress", "records", "run_fixtures")
+        for name in (
+            "options",
+            "checked_run",
+            "header",
+            "workers",
+            "collection",
+            "progress",
+            "records",
+            "run_fixtures",
+            "measured",
+        )
     ),
     *fixtures.PLUGINS,
     *(f"{reports.__name__}.{name}" for name in ("results_json", "junit", "markdown", "html", "terminal")),

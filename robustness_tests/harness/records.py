@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from robustness_tests.harness.collection import subject_of
+from robustness_tests.harness.measured import ABOUT
 from robustness_tests.harness.run import RUN, is_worker
 
-ABOUT = ("property", "concern", "feeds", "model", "reference", "norm", "epsilon", "image")
 BAD = ("failed", "error", "crashed")
 """Outcomes that make a run fail."""
 

@@ -1,29 +1,20 @@
-"""The fixtures of a run: its options, models and images, and where a test puts what it has measured."""
+"""The fixtures of a run: its options, models and images."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import pytest
 
 from robustness_tests.harness.baseline import Baseline
 from robustness_tests.harness.progress import PassCounter, batch_done
-from robustness_tests.harness.records import ABOUT
 from robustness_tests.harness.run import RUN, Run
 from robustness_tests.harness.thresholds import Thresholds
-from robustness_tests.harness.values import plain
 
 if TYPE_CHECKING:
     # Importing torch takes seconds; the controller of a distributed run never needs it.
     from robustness_tests.harness.measurements import Measurements
     from robustness_tests.harness.subject import Subject
-
-
-class Measured(Protocol):
-    """The fixture `measured`."""
-
-    def __call__(self, **values: Any) -> None:
-        """Put values into the record of the running test."""
 
 
 @pytest.fixture(scope="session")
@@ -80,21 +71,3 @@ def reference(measurements: Measurements, run: Run) -> Subject:
 def model(measurements: Measurements, model_name: str) -> Subject:
     """Each model of the run in turn: a test that asks for it runs once for candidate and reference."""
     return measurements.subject(model_name)
-
-
-@pytest.fixture
-def measured(request: pytest.FixtureRequest) -> Measured:
-    """Put values into the record of the running test: `measured(distance=..., threshold=...)`, plain or tensors.
-
-    They go to results.json, the HTML report and, as properties, to JUnit XML.
-    """
-
-    def record(**values: Any) -> None:
-        reserved = sorted(set(values) & set(ABOUT))
-        if reserved:
-            raise ValueError(
-                f"got measured({reserved[0]}=...), expected another name: this one says what a test is about"
-            )
-        request.node.user_properties.extend((name, plain(value)) for name, value in values.items())
-
-    return record

@@ -128,10 +128,12 @@ def _with_channels_first(images: NDArray[Any]) -> NDArray[Any]:
     if not np.isfinite(images).all():
         row = int((~np.isfinite(images).reshape(len(images), -1).all(axis=1)).nonzero()[0][0])
         raise ValueError(f"got NaN or infinity in image {row}, expected values in [0, 1]")
-    low, high = float(images.min()), float(images.max())
-    if low < 0 or high > 1:
-        what = "put the normalisation inside the model" if low < 0 else "divide them by 255, or store them as uint8"
-        raise ValueError(f"got image values from {low:g} to {high:g}, expected [0, 1]: {what}")
+    smallest, largest = float(images.min()), float(images.max())
+    if smallest < 0 or largest > 1:
+        what = (
+            "put the normalisation inside the model" if smallest < 0 else "divide them by 255, or store them as uint8"
+        )
+        raise ValueError(f"got image values from {smallest:g} to {largest:g}, expected [0, 1]: {what}")
     return images
 
 

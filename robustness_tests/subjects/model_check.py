@@ -109,12 +109,12 @@ def _check_one(alone: Tensor, logits: Tensor) -> None:
 
 
 def _check_classes(classes: int, images: Images) -> None:
-    low, high = int(images.labels.min()), images.largest_label
-    if high < classes:
+    smallest, largest = int(images.labels.min()), images.largest_label
+    if largest < classes:
         return
-    hint = ", or number the labels from 0 on: labels - 1" if low == 1 and high == classes else ""
+    hint = ", or number the labels from 0 on: labels - 1" if smallest == 1 and largest == classes else ""
     raise ValueError(
-        f"got labels from {low} to {high} and a model of {classes} classes, expected 0 to {classes - 1}{hint}"
+        f"got labels from {smallest} to {largest} and a model of {classes} classes, expected 0 to {classes - 1}{hint}"
     )
 
 
