@@ -16,9 +16,9 @@ from peers import PEERS, run_peer
 from subjects import CIFAR10, DIGITS, subject
 
 from metrics import adversarial_distance
+from metrics.norms import NORMS
 from metrics.passes import margin
 
-NORMS = ("linf", "l2", "l1")
 EFFORTS = ("quick", "default", "thorough")
 
 

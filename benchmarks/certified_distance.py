@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn import functional
 
 from metrics import Status, adversarial_distance, certified_distance, exact_distance
-from metrics.norms import length
+from metrics.norms import vector_norm
 from robustness_tests.subjects.catalog import MODELS
 from robustness_tests.subjects.datasets import digits as digits_of
 from robustness_tests.subjects.fully_connected import FullyConnected
@@ -103,12 +103,12 @@ def walk(network, images, labels, radii, norm, generator, steps=12):
     if norm == "linf":
         points = torch.where(torch.rand(len(images), 1, 1, 1, generator=generator) < 0.5, points, points.sign())
     for step in range(steps):
-        points = points / length(points, norm).clamp_min(1e-12).view(shape)
+        points = points / vector_norm(points, norm).clamp_min(1e-12).view(shape)
         inside = (images + points * radii.view(shape) * (1 - 1e-6)).clamp(0, 1)
         yield inside
         leaf = inside.clone().requires_grad_(True)
         (gradient,) = torch.autograd.grad(functional.cross_entropy(network(leaf), labels, reduction="sum"), leaf)
-        size = length(gradient, norm).clamp_min(1e-30).view(shape)
+        size = vector_norm(gradient, norm).clamp_min(1e-30).view(shape)
         points = gradient.sign() if norm == "linf" else points + (1 + step) * gradient / size
 
 

@@ -23,10 +23,10 @@ from subjects import subject
 from tables import header, row
 
 from metrics import Status, adversarial_distance, anchored_clever, clever
-from metrics.clever_estimate import Estimate
+from metrics.clever_estimate import RunningScores
 from metrics.extreme_value import end_point
-from metrics.gradient_norms.laws import perturbations
-from metrics.norms import DUAL, length
+from metrics.gradient_norms.sampling import perturbations
+from metrics.norms import DUAL, vector_norm
 from metrics.passes import margin
 from metrics.statistics import share
 from references.linear_pieces import exact_distance, network
@@ -64,26 +64,30 @@ def main():
 
 
 def against_original(options):  # noqa: ARG001  # one signature
-    """The stored pairs: an image, its runner-up class, a law and a norm.
+    """The stored pairs: an image, its runner-up class, a sampling and a norm.
 
     Scores at the radius are left out: with the original's cloud those are all in L1, where it holds a small ball only.
     """
-    header("law", "norm", "pairs", "finite", "tolerance", "median difference", "90th percentile", "rank correlation",
-           "forward", "not finite: ours says so")  # fmt: skip
+    header("sampling", "norm", "pairs", "finite", "tolerance", "median difference", "90th percentile",
+           "rank correlation", "forward", "not finite: ours says so")  # fmt: skip
     stored = np.load(REFERENCE)
     found = []
     for pair, about, maxima in zip(stored["pairs"], stored["header"], stored["maxima"].astype(float), strict=True):
         found.extend(compared(str(pair), *about, maxima, tolerance) for tolerance in (0.05, 0))
     cases = [("ball", "linf"), ("ball", "l2"), ("original", "linf"), ("original", "l2"), ("", "")]
-    for law, norm in cases:
+    for sampling, norm in cases:
         for tolerance in (0.05, 0):
-            here = [one for one in found if law in one["law"] and norm in one["norm"] and one["tolerance"] == tolerance]
+            here = [
+                one
+                for one in found
+                if sampling in one["sampling"] and norm in one["norm"] and one["tolerance"] == tolerance
+            ]
             here = [one for one in here if not one["saturated"]]
             finite, rest = ([one for one in here if one["finite"] is kind] for kind in (True, False))
             theirs, ours = (np.array([one[whose] for one in finite]) for whose in ("theirs", "ours"))
             difference = np.abs(ours / theirs - 1)
             row(
-                law or "all",
+                sampling or "all",
                 norm or "all",
                 len(here),
                 len(finite),
@@ -97,7 +101,7 @@ def against_original(options):  # noqa: ARG001  # one signature
 
 
 def compared(pair, bound, size, target, maxima, tolerance):
-    name, index, law, norm = pair.split("/")
+    name, index, sampling, norm = pair.split("/")
     end, fitted = original(maxima)
     network, images, labels = subject(name, 16)
     one = slice(int(index), int(index) + 1)
@@ -108,13 +112,13 @@ def compared(pair, bound, size, target, maxima, tolerance):
         norm=norm,
         radius=float(size),
         targets=torch.tensor([[int(target)]]),
-        law=law,
+        sampling=sampling,
         tolerance=tolerance,
         seed=int(index),
         batch_size=256,
     )
     return {
-        "law": law,
+        "sampling": sampling,
         "norm": norm,
         "tolerance": tolerance,
         "finite": bool(fitted) and not bool(end_point(torch.from_numpy(maxima)[None]).no_finite_endpoint),
@@ -136,19 +140,19 @@ def make_original(options):
             logits = network(images[index : index + 1])
             target = logits.scatter(1, labels[index : index + 1, None], -torch.inf).argmax()
             bound = margin(logits, labels[index : index + 1])
-            for law, norms in (("ball", ["linf"]), ("original", ["linf", "l2", "l1"]), ("ball", ["l2"])):
+            for sampling, norms in (("ball", ["linf"]), ("original", ["linf", "l2", "l1"]), ("ball", ["l2"])):
                 size = RADIUS[name]["linf" if norms == ["linf"] else "l2"]
                 generator = torch.Generator().manual_seed(1000 * index)
                 maxima = {norm: [] for norm in norms}
                 for _ in range(BLOCKS):
-                    drawn = perturbations(law, norms[0], BLOCK_SIZE, images[index].shape, generator, images.dtype)
+                    drawn = perturbations(sampling, norms[0], BLOCK_SIZE, images[index].shape, generator, images.dtype)
                     points = (images[index] + size * drawn).clamp(0, 1).requires_grad_(True)
                     outputs = network(points)
                     (gradient,) = torch.autograd.grad((outputs[:, labels[index]] - outputs[:, target]).sum(), points)
                     for norm in norms:
-                        maxima[norm].append(float(length(gradient, DUAL[norm]).amax()))
+                        maxima[norm].append(float(vector_norm(gradient, DUAL[norm]).amax()))
                 for norm in norms:
-                    pairs.append(f"{name}/{index}/{law}/{norm}")
+                    pairs.append(f"{name}/{index}/{sampling}/{norm}")
                     about.append([float(bound), size, int(target)])
                     kept.append(maxima[norm])
                 print(pairs[-1], flush=True)
@@ -317,14 +321,14 @@ class Stopwatch:
     names = ("prune_by_image", "prune_by_pilot", "look")
 
     def __enter__(self):
-        self.seconds, self.kept = 0.0, {name: getattr(Estimate, name) for name in self.names}
+        self.seconds, self.kept = 0.0, {name: getattr(RunningScores, name) for name in self.names}
         for name, function in self.kept.items():
-            setattr(Estimate, name, self.timed(function))
+            setattr(RunningScores, name, self.timed(function))
         return self
 
     def __exit__(self, *_):
         for name, function in self.kept.items():
-            setattr(Estimate, name, function)
+            setattr(RunningScores, name, function)
 
     def timed(self, function):
         def wrapped(*arguments):

@@ -25,7 +25,8 @@ def bounded_likelihood(maxima):
 
 
 def l_moments(maxima):
-    """L-moments of the generalised extreme value law (Hosking, Wallis & Wood 1985); infinite if it has no end-point."""
+    """L-moments of the generalised extreme value distribution (Hosking, Wallis & Wood 1985); infinite if it has no
+    end-point."""
     ordered = maxima.sort(dim=1).values.double()
     count = ordered.shape[1]
     rank = torch.arange(count, dtype=ordered.dtype)

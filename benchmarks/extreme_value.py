@@ -1,4 +1,4 @@
-"""End-points of known laws and of real gradient norms: bias, spread and coverage, beside other estimators.
+"""End-points of known distributions and of real gradient norms: bias, spread and coverage, beside other estimators.
 
     python benchmarks/extreme_value.py
 
@@ -15,7 +15,7 @@ from tables import header, row
 from metrics.extreme_value import end_point
 
 REPEATS = 2000
-LAWS = {
+DISTRIBUTIONS = {
     "1 + beta(4, 4) / 10": (lambda random, size: 1 + 0.1 * random.beta(4, 4, size), 1.1),
     "1 + beta(8, 8) / 10": (lambda random, size: 1 + 0.1 * random.beta(8, 8, size), 1.1),
     "beta(2, 2)": (lambda random, size: random.beta(2, 2, size), 1.0),
@@ -36,8 +36,8 @@ def main():
     odd_maxima()
 
 
-def samples(law, blocks, size, repeats=REPEATS):
-    draw, _ = LAWS[law]
+def samples(distribution, blocks, size, repeats=REPEATS):
+    draw, _ = DISTRIBUTIONS[distribution]
     random = np.random.default_rng(0)
     parts = [draw(random, (repeats // 4, blocks, size)) for _ in range(4)]
     return torch.from_numpy(np.concatenate(parts))
@@ -48,14 +48,22 @@ def covered(found, end):
 
 
 def known_laws():
-    header("law", "samples", "mean / truth", "truth / estimate", "sd", "95 % interval covers", "largest sample / truth")
+    header(
+        "distribution",
+        "samples",
+        "mean / truth",
+        "truth / estimate",
+        "sd",
+        "95 % interval covers",
+        "largest sample / truth",
+    )
     for title, (blocks, size) in BLOCKS.items():
-        for law, (_, end) in LAWS.items():
-            maxima = samples(law, blocks, size).amax(dim=2)
+        for distribution, (_, end) in DISTRIBUTIONS.items():
+            maxima = samples(distribution, blocks, size).amax(dim=2)
             found = end_point(maxima)
             ratio = found.estimate / end
             means = f"{ratio.mean():.4f}", f"{(1 / ratio).mean():.4f}", f"{ratio.std():.4f}"
-            row(law, title, *means, f"{covered(found, end):.1%}", f"{maxima.amax(dim=1).mean() / end:.4f}")
+            row(distribution, title, *means, f"{covered(found, end):.1%}", f"{maxima.amax(dim=1).mean() / end:.4f}")
 
 
 def exact_shapes():
@@ -71,26 +79,34 @@ def exact_shapes():
 def stopping(tolerance=0.05):
     """As `clever` stops: at half of the blocks if the interval is narrow enough, else at all."""
     print("\nStopping at 28 of 56 blocks, when the interval is within 5 %:\n")
-    header("law", "95 % interval covers", "mean / truth", "blocks, mean")
-    cases = [(f"{law}, blocks of 64", end, samples(law, 56, 64).amax(dim=2)) for law, (_, end) in LAWS.items()]
+    header("distribution", "95 % interval covers", "mean / truth", "blocks, mean")
+    cases = [
+        (f"{distribution}, blocks of 64", end, samples(distribution, 56, 64).amax(dim=2))
+        for distribution, (_, end) in DISTRIBUTIONS.items()
+    ]
     for shape, scale in ((2, 0.2), (2, 0.1), (6, 0.05), (15, 0.1), (15, 0.05)):
         exponential = np.random.default_rng(3).exponential(size=(REPEATS, 56))
-        law = f"reverse Weibull, shape {shape}, scale {scale}"
-        cases.append((law, 1.0, torch.from_numpy(1 - scale * exponential ** (1 / shape))))
-    for law, end, maxima in cases:
+        distribution = f"reverse Weibull, shape {shape}, scale {scale}"
+        cases.append((distribution, 1.0, torch.from_numpy(1 - scale * exponential ** (1 / shape))))
+    for distribution, end, maxima in cases:
         half, whole = end_point(maxima[:, :28]), end_point(maxima)
         early = half.estimate * (1 / half.lower - 1 / half.upper) / 2 <= tolerance
         inside = [((found.lower <= end) & (end <= found.upper)) for found in (half, whole)]
         estimate = torch.where(early, half.estimate, whole.estimate)
         covers = torch.where(early, *inside).double().mean()
-        row(law, f"{covers:.1%}", f"{estimate.mean() / end:.4f}", f"{torch.where(early, 28.0, 56.0).mean():.0f}")
+        row(
+            distribution,
+            f"{covers:.1%}",
+            f"{estimate.mean() / end:.4f}",
+            f"{torch.where(early, 28.0, 56.0).mean():.0f}",
+        )
 
 
 def estimators(repeats=400):
     print(f"\n3,200 samples, {repeats} repeats; coverage of the others by 200 bootstrap resamples, 100 repeats:\n")
-    header("law", "estimator", "median / truth", "mean", "sd", "infinite", "95 % interval covers")
-    for law, (_, end) in LAWS.items():
-        drawn = samples(law, 50, 64, repeats)
+    header("distribution", "estimator", "median / truth", "mean", "sd", "infinite", "95 % interval covers")
+    for distribution, (_, end) in DISTRIBUTIONS.items():
+        drawn = samples(distribution, 50, 64, repeats)
         maxima, flat = drawn.amax(dim=2), drawn.flatten(1)
         rows = [
             ("penalised likelihood (ours)", penalised_likelihood(maxima), covered(end_point(maxima), end)),
@@ -102,7 +118,7 @@ def estimators(repeats=400):
             ratio = estimate / end
             finite = ratio[ratio.isfinite()]
             numbers = f"{ratio.median():.4f}", f"{finite.mean():.4f}", f"{finite.std():.4f}"
-            row(law, name, *numbers, f"{ratio.isinf().double().mean():.1%}", f"{coverage:.1%}")
+            row(distribution, name, *numbers, f"{ratio.isinf().double().mean():.1%}", f"{coverage:.1%}")
 
 
 def bootstrapped(estimate, values, end, repeats=200):
@@ -146,14 +162,14 @@ def real_maxima():
 def odd_maxima(fits=10_000):
     """Fits that return the largest maximum, or run away, and say nothing about it."""
     random = np.random.default_rng(2)
-    laws = [
+    distributions = [
         random.normal(1, 0.05, (fits // 4, 40, 24)).max(axis=2),
         random.gumbel(1, 0.1, (fits // 4, 40)),
         random.pareto(3, (fits // 4, 40, 24)).max(axis=2),
         np.round(random.beta(4, 4, (fits // 4, 40, 24)).max(axis=2), 2),
     ]
     silent = 0
-    for maxima in map(torch.from_numpy, laws):
+    for maxima in map(torch.from_numpy, distributions):
         found = end_point(maxima)
         spread = maxima.amax(dim=1) - maxima.amin(dim=1)
         odd = (found.estimate <= maxima.amax(dim=1)) | (found.estimate > maxima.amax(dim=1) + 10 * spread)

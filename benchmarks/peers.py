@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from metrics.norms import length
+from metrics.norms import vector_norm
 from metrics.passes import margin, rounding_slack
 
 
@@ -57,7 +57,7 @@ class Recorder(nn.Module):
     def _record(self, points, rows, logits, open_):
         inside = (points.flatten(1).amin(dim=1) >= 0) & (points.flatten(1).amax(dim=1) <= 1)
         fooled = margin(logits, self.labels[rows]) + self.slack[rows] <= 0
-        distances = length(points - self.images[rows], self.norm)
+        distances = vector_norm(points - self.images[rows], self.norm)
         for query in (inside & fooled & open_ & (distances < self.distance[rows])).nonzero().flatten().tolist():
             if distances[query] < self.distance[rows[query]]:
                 self.distance[rows[query]] = distances[query]

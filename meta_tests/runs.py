@@ -156,7 +156,7 @@ def records_of_models(run):
         "p_value": 0.6,
         "radius": 0.5,
         "distance": 0.25,
-        "looks": [3, 8, 12],
+        "blocks": [3, 8, 12],
         "scores": [0.3, 0.2, 0.18],
         "lower": [0.1, 0.12, 0.15],
         "upper": [0.5, 0.3, 0.2],

@@ -10,7 +10,7 @@ from metrics.attacks import EFFORTS, Attack, Effort, Search, SearchPath, descend
 from metrics.batches import halving_batches
 from metrics.checks import check_choice, check_count
 from metrics.generators import generators_of
-from metrics.norms import Norm, length
+from metrics.norms import NORMS, Norm, vector_norm
 from metrics.passes import (
     Model,
     Passes,
@@ -24,7 +24,6 @@ from metrics.passes import (
 from metrics.results import concatenate
 from metrics.status import Status
 
-NORMS: tuple[Norm, ...] = ("linf", "l2", "l1")
 METHODS = ("boundary-descent", "iterated-pgd")
 
 
@@ -206,7 +205,7 @@ def _verify(search: Search, rows: Tensor, bracket: Tensor) -> Tensor:
         points = points if push else search.adversarial[rows]
         fooled = search.is_adversarial(search.passes.logits(points, rows), rows)
         fooled &= search.is_adversarial(_one_by_one(search.passes, points, rows), rows)
-        distance = length(points - clean, search.norm)
+        distance = vector_norm(points - clean, search.norm)
         search.adversarial[rows[fooled]] = points[fooled]
         bracket[rows[fooled]] += (distance - search.distance[rows])[fooled]
         search.distance[rows[fooled]] = distance[fooled]

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from metrics.batches import halving_batches
 from metrics.checks import check_choice, check_count
-from metrics.clever import NORMS, CleverScores
+from metrics.clever import CleverScores
 from metrics.gradient_norms.targets import chosen_targets
-from metrics.norms import DUAL, Norm, length, per_row
+from metrics.norms import DUAL, NORMS, Norm, per_row, vector_norm
 from metrics.passes import Model, Passes, check_images, check_model, checked_logits, differentiating, margin
 from metrics.results import concatenate
 from metrics.status import Status
@@ -132,7 +132,7 @@ def _anchored(
     score, lipschitz = torch.full_like(scores.score, torch.nan), torch.full_like(scores.score, torch.nan)
     if len(rows):
         steepest = _steepest(passes, images, labels, adversarial, anchor, rows, norm, points, batch_size)
-        distance = length(adversarial[rows] - images[rows], norm)
+        distance = vector_norm(adversarial[rows] - images[rows], norm)
         # The mean slope is there without a gradient, and is what a coarse segment might miss.
         lipschitz[rows] = steepest.maximum(change[rows] / distance)
         bound = margin(logits, labels, anchor)[rows] / lipschitz[rows]
@@ -163,7 +163,7 @@ def _steepest(
         segment, owner = place // points, rows[place // points]
         there = images[owner] + per_row(shares[place % points], images) * way[segment]
         ((_, gradient),) = passes.target_gradients(there, labels[owner], anchor[owner, None], owner)
-        return length(gradient, DUAL[norm])
+        return vector_norm(gradient, DUAL[norm])
 
     found = torch.cat([part for _, part in halving_batches(norms, len(rows) * points, batch_size)])
     return torch.where(found.isfinite(), found, 0).view(len(rows), points).amax(dim=1)

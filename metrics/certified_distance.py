@@ -16,7 +16,7 @@ from metrics.passes import Model, Passes, check_images, check_model, checked_log
 from metrics.results import concatenate
 from metrics.status import Status
 
-NORMS: tuple[Norm, ...] = ("linf", "l2")
+CERTIFIED_NORMS: tuple[Norm, ...] = ("linf", "l2")
 METHODS = ("crown", "interval")
 ROWS_FOR_EACH_IMAGE = 32
 """Rows of coefficients that are propagated at once, for each image of a batch."""
@@ -99,7 +99,7 @@ def certified_distance(
         >>> round(float(result.distance), 3)
         0.3
     """
-    check_choice("norm", norm, NORMS)
+    check_choice("norm", norm, CERTIFIED_NORMS)
     check_choice("method", method, METHODS)
     if not check_number("tolerance", tolerance, above=0) < 1:
         raise ValueError(f"got tolerance={tolerance!r}, expected less than 1")

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metrics.adversarial_distance import NORMS, adversarial_distance
+from metrics.adversarial_distance import adversarial_distance
 from metrics.attacks import EFFORTS, Search, nearest_classes
 from metrics.batches import halving_batches
 from metrics.checks import check_choice, check_count
 from metrics.generators import generators_of
-from metrics.norms import Norm
+from metrics.norms import NORMS, Norm
 from metrics.passes import Model, Passes, check_images, check_model, checked_logits, differentiating
 
 

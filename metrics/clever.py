@@ -9,17 +9,15 @@ from torch import Tensor
 
 from metrics.batches import halving_batches
 from metrics.checks import check_choice, check_count, check_number
-from metrics.clever_estimate import Estimate
+from metrics.clever_estimate import RunningScores
 from metrics.generators import generators_of
-from metrics.gradient_norms import LAWS, GradientNorms, Law, Targets, checked_targets, chosen_targets
-from metrics.gradient_norms.laws import covered_radius
-from metrics.norms import Norm
+from metrics.gradient_norms import SAMPLINGS, GradientNorms, Sampling, Targets, checked_targets, chosen_targets
+from metrics.gradient_norms.sampling import covered_radius
+from metrics.norms import NORMS, Norm
 from metrics.passes import Model, Passes, check_images, check_model, checked_logits, differentiating, margin
 from metrics.results import concatenate
 
-NORMS: tuple[Norm, ...] = ("linf", "l2", "l1")
-
-LOOKS = (0.25, 0.5, 1.0)
+CHECKPOINTS = (0.25, 0.5, 1.0)
 """Parts of the samples after which targets are dropped and images may end."""
 
 STOPPING_FROM = 0.5
@@ -43,12 +41,13 @@ class CleverScores:
         margin: logit of the label minus that of the target.
         lipschitz: estimated end-point of the dual norms of the gradient of that margin; the norm at the image, or the
             steepest |change of the margin| / |perturbation|, where that is larger: then the end-point is too small.
-        shape: shape of the fitted reverse Weibull law; NaN where the gradient is constant.
+        shape: shape of the fitted reverse Weibull distribution; NaN where the gradient is constant.
         p_value: of the Kolmogorov-Smirnov test of that fit.
         blocks: number of block maxima that were fitted.
         maxima: they themselves, of the winning target, shape (N, B) for the most blocks B; NaN beyond `blocks`.
         saturated: the score is the radius, which says "at least".
-        degenerate_fit: the end-point is the largest sample: the fit adds nothing, or the law does not fit at all.
+        degenerate_fit: the end-point is the largest sample: the fit adds nothing, or the distribution does not fit at
+            all.
         no_finite_endpoint: the samples do not show that the dual norms have an end-point: how far it is beyond the
             largest sample is up to the prior of the shape (`metrics.extreme_value`), and so is the part by which the
             score is below `raw`. Usual where the samples are few and the shape is large.
@@ -92,7 +91,7 @@ def clever(
     norm: Norm,
     radius: float | Tensor,
     targets: Targets = "all",
-    law: Law = "ball",
+    sampling: Sampling = "ball",
     tolerance: float = 0.05,
     blocks: int = 56,
     block_size: int = 64,
@@ -104,9 +103,9 @@ def clever(
 
     For a target class, margin(image) / L bounds the distance from below if L is the largest dual norm of the margin's
     gradient within the ball of `radius` (Weng et al., theorem 3.2). L is estimated as the end-point of a reverse
-    Weibull law, fitted to the maxima of independent blocks of gradients at random points of the ball, clipped to
-    [0, 1] (algorithm 1). The untargeted score is the smallest over the targets. It is an estimate: nothing proves it,
-    and random points of a ball in many dimensions hardly ever meet the steepest places.
+    Weibull distribution, fitted to the maxima of independent blocks of gradients at random points of the ball, clipped
+    to [0, 1] (algorithm 1). The untargeted score is the smallest over the targets. It is an estimate: nothing proves
+    it, and random points of a ball in many dimensions hardly ever meet the steepest places.
 
     All targets share the points. Targets that are unlikely to win are dropped: by the gradient at the image, by the
     first block, and at each look at the fits. Sampling ends for an image when its interval is narrow. The interval
@@ -122,7 +121,7 @@ def clever(
             cap alone makes the score a lower bound.
         targets: classes to score, int64, shape (N, T), never the label; or "all" others, "top-2" (the runner-up),
             "least-likely" or "random", for which the score is that of one target.
-        law: "ball": points uniform in the ball of the norm. "original": an L2 direction times a length uniform in
+        sampling: "ball": points uniform in the ball of the norm. "original": an L2 direction times a length uniform in
             [0, radius], for each norm, as in the authors' code; the score in L-infinity is then at most
             radius / sqrt(size of the image), since the cloud holds no larger ball.
         tolerance: sampling ends when half the width of the 95 % interval is at most this part of the score, or the
@@ -139,7 +138,7 @@ def clever(
         Scores with intervals, fits, flags, statuses, and passes spent.
 
     Raises:
-        ValueError: for an unknown norm or law, a radius that is not positive, bad targets, and all that
+        ValueError: for an unknown norm or sampling, a radius that is not positive, bad targets, and all that
             `adversarial_distance` refuses.
 
     Example:
@@ -151,7 +150,7 @@ def clever(
         >>> clever(model, image, torch.tensor([0]), norm="linf", radius=1.0).score
         tensor([0.3000])
     """
-    budget = Budget(law, tolerance, blocks, block_size, pruning, batch_size)
+    budget = Budget(sampling, tolerance, blocks, block_size, pruning, batch_size)
     return _clever(model, images, labels, (norm,), radius, targets, budget, seed)[norm]
 
 
@@ -162,7 +161,7 @@ def clever_norms(
     *,
     norms: Sequence[Norm],
     radius: float | Tensor | Mapping[Norm, float | Tensor],
-    law: Law,
+    sampling: Sampling,
     targets: Targets = "all",
     tolerance: float = 0.05,
     blocks: int = 56,
@@ -171,29 +170,31 @@ def clever_norms(
     seed: int | Sequence[int] = 0,
     batch_size: int = 100,
 ) -> dict[Norm, CleverScores]:
-    """The CLEVER scores in several norms, each exactly what `clever` gives with the same law.
+    """The CLEVER scores in several norms, each exactly what `clever` gives with the same sampling.
 
-    With `law="original"` all norms share one cloud of points, one radius, and so the passes, which each result counts
-    as a whole. With `law="ball"` each norm has a ball of its own, and `radius` may be a mapping from norms.
+    With `sampling="original"` all norms share one cloud of points, one radius, and so the passes, which each result
+    counts as a whole. With `sampling="ball"` each norm has a ball of its own, and `radius` may be a mapping from norms.
 
     Raises:
-        ValueError: for no norms or the same one twice, radii of other norms, a mapping with `law="original"`, and all
-            that `clever` refuses.
+        ValueError: for no norms or the same one twice, radii of other norms, a mapping with `sampling="original"`, and
+            all that `clever` refuses.
 
     Example:
         >>> model = lambda images: images.flatten(1) @ torch.tensor([[1.0, 0.0], [0.0, 1.0]])
         >>> image = torch.tensor([0.9, 0.3]).view(1, 1, 1, 2)
-        >>> found = clever_norms(model, image, torch.tensor([0]), norms=["linf", "l1"], radius=1.0, law="original")
+        >>> found = clever_norms(model, image, torch.tensor([0]), norms=["linf", "l1"], radius=1.0, sampling="original")
         >>> {norm: round(float(scores.score), 4) for norm, scores in found.items()}
         {'linf': 0.3, 'l1': 0.6}
     """
     norms = tuple(norms)
     if not norms or len(set(norms)) < len(norms):
         raise ValueError(f"got norms={norms!r}, expected different ones of {', '.join(map(repr, NORMS))}")
-    budget = Budget(law, tolerance, blocks, block_size, pruning, batch_size)
-    if law == "original":
+    budget = Budget(sampling, tolerance, blocks, block_size, pruning, batch_size)
+    if sampling == "original":
         if isinstance(radius, Mapping):
-            raise ValueError("got a radius for each norm, expected one for all: law='original' has one cloud of points")
+            raise ValueError(
+                "got a radius for each norm, expected one for all: sampling='original' has one cloud of points"
+            )
         return _clever(model, images, labels, norms, radius, targets, budget, seed)
     radii = radius if isinstance(radius, Mapping) else dict.fromkeys(norms, radius)
     if set(radii) != set(norms):
@@ -212,7 +213,7 @@ class Budget:
         ValueError: for one that is out of range.
     """
 
-    law: Law
+    sampling: Sampling
     tolerance: float
     blocks: int
     block_size: int
@@ -221,7 +222,7 @@ class Budget:
 
     def __post_init__(self) -> None:
         """Refuse what is out of range."""
-        check_choice("law", self.law, LAWS)
+        check_choice("sampling", self.sampling, SAMPLINGS)
         check_number("tolerance", self.tolerance, least=0)
         check_count("blocks", self.blocks, 3)
         check_count("block_size", self.block_size, 1)
@@ -229,9 +230,9 @@ class Budget:
         if isinstance(self.pruning, bool) or not isinstance(self.pruning, int | float) or not self.pruning >= 1:
             raise ValueError(f"got pruning={self.pruning!r}, expected a number, 1 or more; inf keeps all targets")
 
-    def looks(self) -> list[int]:
+    def checkpoints(self) -> list[int]:
         """Numbers of blocks after which the intervals are looked at; three at least, for a fit."""
-        return sorted({min(self.blocks, max(3, math.ceil(part * self.blocks))) for part in LOOKS})
+        return sorted({min(self.blocks, max(3, math.ceil(part * self.blocks))) for part in CHECKPOINTS})
 
 
 def _clever(
@@ -310,7 +311,7 @@ def _scores(
         candidates,
         radius,
         norms=norms,
-        law=budget.law,
+        sampling=budget.sampling,
         blocks=budget.blocks,
         block_size=budget.block_size,
         batch_size=budget.batch_size,
@@ -318,7 +319,7 @@ def _scores(
     )
     size = images[0].numel()
     estimates = [
-        Estimate(gradients, index, correct, covered_radius(budget.law, norm, radius, size), budget.pruning)
+        RunningScores(gradients, index, correct, covered_radius(budget.sampling, norm, radius, size), budget.pruning)
         for index, norm in enumerate(norms)
     ]
     rows = correct.nonzero().flatten()
@@ -326,7 +327,7 @@ def _scores(
         for estimate, largest in zip(estimates, gradients.at_images(rows), strict=True):
             estimate.prune_by_image(rows, largest)
     drawn = 0
-    for blocks in [1, *budget.looks()]:
+    for blocks in [1, *budget.checkpoints()]:
         wanted = torch.stack([estimate.wanted() for estimate in estimates]).any(dim=0)
         gradients.draw(wanted, range(drawn, blocks))
         drawn = blocks
@@ -334,7 +335,7 @@ def _scores(
             if blocks == 1:
                 estimate.prune_by_pilot()
             else:
-                estimate.look(blocks, budget.tolerance if blocks >= STOPPING_FROM * budget.blocks else 0.0)
+                estimate.update(blocks, budget.tolerance if blocks >= STOPPING_FROM * budget.blocks else 0.0)
     return {
         norm: CleverScores(**estimate.columns(), forward=passes.forward, backward=passes.backward)
         for norm, estimate in zip(norms, estimates, strict=True)

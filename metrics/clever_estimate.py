@@ -31,7 +31,7 @@ FLAGS = (
 )
 
 
-class Estimate:
+class RunningScores:
     """The scores of N images in one of the norms that are sampled, as far as blocks have been drawn.
 
     Args:
@@ -89,7 +89,7 @@ class Estimate:
             self._prune(rows, self.margins[rows] / largest, self.slack[rows], ~largest.isfinite())
         self._give_up_without_gradients(1)
 
-    def look(self, blocks: int, tolerance: float) -> None:
+    def update(self, blocks: int, tolerance: float) -> None:
         """Fit `blocks` maxima of each target that is left, and end images whose interval is narrow enough."""
         self._give_up_without_gradients(blocks)
         rows = self.active.nonzero().flatten()

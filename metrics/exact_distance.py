@@ -17,7 +17,7 @@ from metrics.norms import Norm
 from metrics.passes import Model, check_images, check_model, differentiating, margin, rounding_slack
 from metrics.status import Status
 
-NORMS: tuple[Norm, ...] = ("linf",)
+EXACT_NORMS: tuple[Norm, ...] = ("linf",)
 TOLERANCE = 1e-6
 """How far HiGHS lets a constraint be violated: the solver's word is good up to that."""
 
@@ -100,7 +100,7 @@ def exact_distance(
         >>> round(float(result.distance), 4)
         0.3
     """
-    check_choice("norm", norm, NORMS)
+    check_choice("norm", norm, EXACT_NORMS)
     check_number("time_limit", time_limit, above=0)
     patience = len(images) if patience is None else check_count("patience", patience, 1)
     check_images(images, labels)

@@ -1,19 +1,19 @@
 """The end-point of a distribution, from maxima of blocks of samples: reverse Weibull, by profile likelihood.
 
-Maxima of a bounded quantity tend to the reverse Weibull law (Fisher, Tippett & Gnedenko; CLEVER, section 3.2), the
-generalised extreme value law with its shape parameter xi = -1 / c below 0:
+Maxima of a bounded quantity tend to the reverse Weibull distribution (Fisher, Tippett & Gnedenko; CLEVER, section 3.2),
+the generalised extreme value distribution with its shape parameter xi = -1 / c below 0:
 
     P(maximum <= y) = exp(-((a - y) / b)^c)   for y < a,
 
 with end-point `a`, scale `b` and shape `c`. Its three-parameter likelihood is unbounded for c < 1, where `a` runs into
-the largest sample, and flat for large c, where the law turns into Gumbel's (xi = 0) and `a` runs away. So for each
-candidate end-point the best shape within `SHAPES` is found exactly, and the profile over end-points is what is
+the largest sample, and flat for large c, where the distribution turns into Gumbel's (xi = 0) and `a` runs away. So for
+each candidate end-point the best shape within `SHAPES` is found exactly, and the profile over end-points is what is
 maximised: no start values, no optimiser that can fail, all problems at once.
 
 Some dozens of maxima say little about the shape, and the end-point hangs on it. So the likelihood carries a weak
 log-normal prior of the shape, as is usual for extreme values from short records (Martins & Stedinger 2000 do the same
-with another law): estimate and interval are those of the penalised likelihood. Whether the data alone show that there
-is an end-point is tested apart, without the prior, against Gumbel's law (Hosking 1984).
+with another distribution): estimate and interval are those of the penalised likelihood. Whether the data alone show
+that there is an end-point is tested apart, without the prior, against Gumbel's distribution (Hosking 1984).
 """
 
 import math
@@ -24,8 +24,8 @@ from scipy import stats
 from torch import Tensor
 
 SHAPES = (1.0, 100.0)
-"""The smallest and largest shape. Below 1 the likelihood is unbounded. Above 100 the law is Gumbel's for every number
-of blocks that is ever drawn."""
+"""The smallest and largest shape. Below 1 the likelihood is unbounded. Above 100 the distribution is Gumbel's for every
+number of blocks that is ever drawn."""
 
 SHAPE_PRIOR = (6.0, 1.0)
 """Median of the shape's prior, and the standard deviation of its logarithm: 97.5 % of it lies below 43. Most
@@ -38,8 +38,8 @@ NEWTON_STEPS = 6
 """For the shape. From the start that the variance of the logarithms gives, five reach the last digit."""
 
 MISFIT = 1e-3
-"""Below this p-value the law is wrong and its end-point worth nothing: the largest maximum stands in, as in the
-original CLEVER."""
+"""Below this p-value the distribution is wrong and its end-point worth nothing: the largest maximum stands in, as in
+the original CLEVER."""
 
 LEVEL = 0.05
 """Level of the test for an end-point."""
@@ -60,9 +60,10 @@ class EndPoint:
         p_value: of the Kolmogorov-Smirnov test of the fit against the maxima. Too large, since the parameters come from
             the same data: a small one is bad news, a large one is none.
         degenerate: the estimate is the largest maximum: the best fit is there, up to `NEAREST` of the range, or no
-            reverse Weibull law fits (p-value below `MISFIT`), as for maxima that take two values.
-        no_finite_endpoint: Gumbel's law, which has no end-point, fits so well that the maxima do not show that there is
-            one (likelihood-ratio test at `LEVEL`): how far the estimate is from the largest maximum is up to the prior.
+            reverse Weibull distribution fits (p-value below `MISFIT`), as for maxima that take two values.
+        no_finite_endpoint: Gumbel's distribution, which has no end-point, fits so well that the maxima do not show that
+            there is one (likelihood-ratio test at `LEVEL`): how far the estimate is from the largest maximum is up to
+            the prior.
     """
 
     estimate: Tensor
@@ -79,7 +80,8 @@ def end_point(maxima: Tensor, *, confidence: float = 0.95, constant: float = 1e-
 
     The 95 % interval covers in 92 to 97 % of cases for shapes from 1.5 to about 20 and 20 maxima or more (91 % at 1).
     Where the true shape is larger, the prior pulls the end-point inwards and the interval covers less: from 50 maxima
-    85 % at shape 30 and 30 % at 60. The estimate is then 6 and 8 % too small, for a law whose scale is a tenth of it.
+    85 % at shape 30 and 30 % at 60. The estimate is then 6 and 8 % too small, for a distribution whose scale is a tenth
+    of it.
 
     Args:
         maxima: shape (P, B), B >= 3, finite.
@@ -118,7 +120,7 @@ def end_point(maxima: Tensor, *, confidence: float = 0.95, constant: float = 1e-
     degenerate = misfit | (gap <= NEAREST)
     gap, lower_gap = torch.where(misfit, 0, gap), torch.where(misfit, 0, lower_gap)
     spread = torch.where(fitted, spread, 0)
-    # Half of a chi-squared law: the shape of Gumbel's law is at the edge of what is compared with it.
+    # Half of a chi-squared distribution: the shape of Gumbel's distribution is at the edge of what is compared with it.
     least = float(stats.chi2.isf(2 * LEVEL, 1)) / 2
 
     def unscaled(gap: Tensor) -> Tensor:
@@ -215,7 +217,7 @@ def _snapped(log_shape: Tensor) -> Tensor:
 
 
 def gumbel_likelihood(below: Tensor) -> Tensor:
-    """The largest log-likelihood of Gumbel's law, shape (P,).
+    """The largest log-likelihood of Gumbel's distribution, shape (P,).
 
     With y = -below, its scale s solves s = mean(y) ... in the form f(s) = s - mean(below) + sum(below w) / sum(w) = 0
     with weights w = exp(below / s): increasing in s, solved by bisection in log s.

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
-LARGEST_SEED = 2**63 - 1
+MAX_SEED = 2**63 - 1
 
 
 def generators_of(seed: int | Sequence[int], count: int, device: torch.device) -> list[torch.Generator]:
@@ -29,6 +29,6 @@ def _whole(value: object) -> int:
         number = operator.index(value)  # type: ignore[arg-type]  # that is what is tried
     except TypeError:
         number = -1
-    if not 0 <= number <= LARGEST_SEED:
+    if not 0 <= number <= MAX_SEED:
         raise ValueError(f"got seed {value!r}, expected a whole number from 0 to 2^63 - 1")
     return number

@@ -24,7 +24,7 @@ from metrics.linear_bounds.operations import Affine
 
 WIDENED = 0.01
 TINY = 1e-12
-MOST_UNITS = 2000
+MAX_UNITS = 2000
 """Larger networks are refused at once: nothing would come of the wait."""
 
 
@@ -70,8 +70,8 @@ def _dense(chain: list[Affine], node: int) -> Layer:
     if not chain:
         raise Unsupported("exact distances are for networks with an affine layer between two ReLUs")
     units = max(math.prod(operation.shape_out) for operation in chain)
-    if units > MOST_UNITS:
-        raise Unsupported(f"exact distances are for layers of up to {MOST_UNITS} values, got {units}")
+    if units > MAX_UNITS:
+        raise Unsupported(f"exact distances are for layers of up to {MAX_UNITS} values, got {units}")
     shape = chain[0].shape_in
     size = math.prod(shape)
     columns, origin = torch.eye(size, dtype=torch.float64), torch.zeros(1, size, dtype=torch.float64)

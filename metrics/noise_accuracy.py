@@ -14,11 +14,11 @@ from torch import Tensor
 from metrics.batches import halving_batches
 from metrics.checks import check_choice, check_count
 from metrics.generators import generators_of
-from metrics.norms import DUAL, Norm, length, per_row, uniform_in_ball
+from metrics.norms import DUAL, Norm, per_row, uniform_in_ball, vector_norm
 from metrics.passes import Model, Passes, check_images, check_model, checked_logits, differentiating, margin
 from metrics.results import concatenate
 
-Law = Literal["ball", "sphere"]
+Sampling = Literal["ball", "sphere"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +45,7 @@ def noise_accuracy(
     *,
     norm: Norm,
     epsilons: Sequence[float],
-    law: Law = "sphere",
+    sampling: Sampling = "sphere",
     samples: int = 10,
     seed: int | Sequence[int] = 0,
     batch_size: int = 100,
@@ -61,8 +61,9 @@ def noise_accuracy(
         labels: class numbers, int64, shape (N,).
         norm: "linf", "l2" or "l1".
         epsilons: strengths, each a positive number in units of the images: the radius of the ball or sphere.
-        law: "ball": uniform in the ball of radius epsilon (in many dimensions nearly all of it is near its surface, in
-            L2 and L1; in L-infinity each value is uniform in [-epsilon, epsilon]); "sphere": uniform on its surface.
+        sampling: "ball": uniform in the ball of radius epsilon (in many dimensions nearly all of it is near its
+            surface, in L2 and L1; in L-infinity each value is uniform in [-epsilon, epsilon]); "sphere": uniform on its
+            surface.
         samples: draws for each image.
         seed: one for all images, or one for each; an image has the same noise in any batch.
         batch_size: noisy images that go through the model at once; halved where the memory does not suffice.
@@ -78,7 +79,7 @@ def noise_accuracy(
         tensor([[1.]])
     """
     check_choice("norm", norm, DUAL)
-    check_choice("law", law, get_args(Law))
+    check_choice("sampling", sampling, get_args(Sampling))
     strengths = _checked_epsilons(epsilons)
     samples = check_count("samples", samples, 1)
     batch_size = check_count("batch_size", batch_size, 1)
@@ -90,7 +91,7 @@ def noise_accuracy(
         rows = slice(first, last)
         # Made anew: a batch that is measured again, in halves, gets the same noise.
         generators = generators_of(seed, len(images), images.device)[rows]
-        return _measure(model, images[rows], labels[rows], norm, strengths, law, samples, generators)
+        return _measure(model, images[rows], labels[rows], norm, strengths, sampling, samples, generators)
 
     with differentiating(model):
         parts = halving_batches(measure, len(images), max(1, batch_size // samples))
@@ -103,7 +104,7 @@ def _measure(
     labels: Tensor,
     norm: Norm,
     strengths: Sequence[float],
-    law: Law,
+    sampling: Sampling,
     samples: int,
     generators: Sequence[torch.Generator],
 ) -> NoiseAccuracies:
@@ -111,7 +112,9 @@ def _measure(
     rows = torch.arange(len(images), device=images.device)
     clean = margin(checked_logits(passes, images, labels, rows), labels) > 0
     right = torch.zeros(len(images), len(strengths), dtype=torch.long, device=images.device)
-    noise = torch.stack([unit_noise(samples, images.shape[1:], norm, law, one, images.dtype) for one in generators])
+    noise = torch.stack(
+        [unit_noise(samples, images.shape[1:], norm, sampling, one, images.dtype) for one in generators]
+    )
     for column, strength in enumerate(strengths):
         noisy = (images[:, None] + strength * noise).clamp(0, 1).flatten(0, 1)
         of_image = rows.repeat_interleave(samples)
@@ -122,7 +125,7 @@ def _measure(
 
 
 def unit_noise(
-    count: int, shape: Sequence[int], norm: Norm, law: Law, generator: torch.Generator, dtype: torch.dtype
+    count: int, shape: Sequence[int], norm: Norm, sampling: Sampling, generator: torch.Generator, dtype: torch.dtype
 ) -> Tensor:
     """`count` points drawn uniformly in the ball of radius 1, or on its surface, shape (count, *shape).
 
@@ -131,13 +134,13 @@ def unit_noise(
 
     Example:
         >>> points = unit_noise(3, (1, 2, 2), "l1", "sphere", torch.Generator().manual_seed(0), torch.float64)
-        >>> length(points, "l1")
+        >>> vector_norm(points, "l1")
         tensor([1.0000, 1.0000, 1.0000], dtype=torch.float64)
     """
     points = uniform_in_ball(count, shape, norm, generator, dtype)
-    if law == "ball":
+    if sampling == "ball":
         return points
-    return points / per_row(length(points, norm), points).clamp_min(torch.finfo(dtype).tiny)
+    return points / per_row(vector_norm(points, norm), points).clamp_min(torch.finfo(dtype).tiny)
 
 
 def _checked_epsilons(epsilons: Sequence[float]) -> list[float]:

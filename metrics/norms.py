@@ -5,12 +5,14 @@ The first dimension of every tensor is the batch; all others are one vector.
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 Norm = Literal["linf", "l2", "l1"]
+
+NORMS: tuple[Norm, ...] = get_args(Norm)
 
 DUAL: dict[str, Norm] = {"linf": "l1", "l2": "l2", "l1": "linf"}
 """The norm of the gradient that belongs to a norm of the perturbation: |g . d| <= dual(g) * norm(d)."""
@@ -21,16 +23,16 @@ def per_row(values: Tensor, like: Tensor) -> Tensor:
     return values.view(-1, *[1] * (like.dim() - 1))
 
 
-def length(vectors: Tensor, norm: Norm) -> Tensor:
+def vector_norm(vectors: Tensor, norm: Norm) -> Tensor:
     """The norm of each vector, shape (N,).
 
     Example:
-        >>> length(torch.tensor([[3.0, -4.0]]), "l2")
+        >>> vector_norm(torch.tensor([[3.0, -4.0]]), "l2")
         tensor([5.])
     """
     flat = vectors.flatten(1)
     if norm == "linf":
-        return flat.abs().amax(dim=1)  # several times as fast as vector_norm on a CPU
+        return flat.abs().amax(dim=1)  # several times as fast as torch.linalg.vector_norm on a CPU
     if norm == "l1":
         return torch.linalg.vector_norm(flat, ord=1, dim=1)
     if norm != "l2":
@@ -55,7 +57,7 @@ def project(perturbations: Tensor, norm: Norm, radius: Tensor) -> Tensor:
     if norm == "linf":
         return torch.minimum(torch.maximum(perturbations, -limit), limit)
     if norm == "l2":
-        lengths = per_row(length(perturbations, "l2"), perturbations)
+        lengths = per_row(vector_norm(perturbations, "l2"), perturbations)
         return perturbations * (limit / lengths.clamp_min(torch.finfo(lengths.dtype).tiny)).clamp_max(1)
     if norm == "l1":
         excess = perturbations.abs() - per_row(_soft_threshold(perturbations.abs().flatten(1), radius), perturbations)
@@ -92,7 +94,7 @@ def steepest(gradients: Tensor, norm: Norm) -> Tensor:
     if norm == "linf":
         return gradients.sign()
     if norm == "l2":
-        lengths = per_row(length(gradients, "l2"), gradients)
+        lengths = per_row(vector_norm(gradients, "l2"), gradients)
         return gradients / lengths.clamp_min(torch.finfo(lengths.dtype).tiny)
     raise ValueError(f"got norm={norm!r}, expected 'linf' or 'l2'")
 
@@ -107,7 +109,7 @@ def uniform_in_ball(
 
     Example:
         >>> points = uniform_in_ball(1000, (3,), "l2", torch.Generator().manual_seed(0))
-        >>> float(length(points, "l2").max()) <= 1
+        >>> float(vector_norm(points, "l2").max()) <= 1
         True
     """
     like: dict[str, Any] = {"generator": generator, "device": generator.device, "dtype": dtype}

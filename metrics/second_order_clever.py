@@ -12,9 +12,9 @@ from metrics.clever import radii_of
 from metrics.curvature import curvatures
 from metrics.extreme_value import end_point
 from metrics.generators import generators_of
-from metrics.gradient_norms import LAWS, Law, Targets, checked_targets, chosen_targets
-from metrics.gradient_norms.laws import perturbations
-from metrics.norms import length
+from metrics.gradient_norms import SAMPLINGS, Sampling, Targets, checked_targets, chosen_targets
+from metrics.gradient_norms.sampling import perturbations
+from metrics.norms import vector_norm
 from metrics.passes import Model, Passes, check_images, check_model, checked_logits, differentiating, margin
 from metrics.results import concatenate
 from metrics.status import Status
@@ -70,7 +70,7 @@ def second_order_clever(
     *,
     radius: float | Tensor,
     targets: Targets = "top-2",
-    law: Law = "ball",
+    sampling: Sampling = "ball",
     blocks: int = 30,
     block_size: int = 8,
     iterations: int = 8,
@@ -92,7 +92,7 @@ def second_order_clever(
         labels: true classes, int64, shape (N,).
         radius: of the ball, as for `clever`.
         targets: as for `clever`; each costs as much as the first.
-        law: as for `clever`.
+        sampling: as for `clever`.
         blocks: number of block maxima, 3 or more.
         block_size: number of samples in a block.
         iterations: Lanczos iterations at each sample, 1 or more. They find the curvature from inside: on a broad
@@ -114,7 +114,7 @@ def second_order_clever(
         >>> round(float(found.score), 4), round(float(found.curvature), 4)
         (0.618, 2.0)
     """
-    check_choice("law", law, LAWS)
+    check_choice("sampling", sampling, SAMPLINGS)
     for what, value, least in (
         ("blocks", blocks, 3),
         ("block_size", block_size, 1),
@@ -138,9 +138,9 @@ def second_order_clever(
             wanted = targets[part] if isinstance(targets, Tensor) else targets
             chosen = chosen_targets(wanted, logits, labels[part], generators[part])
             correct = margin(logits, labels[part]) > 0
-            sampling = Sampling(law, blocks, block_size, iterations, batch_size)
+            budget = Budget(sampling, blocks, block_size, iterations, batch_size)
             sampled = _sample(
-                passes, images[part], labels[part], chosen, correct, radii[part], sampling, generators[part]
+                passes, images[part], labels[part], chosen, correct, radii[part], budget, generators[part]
             )
             margins = logits.gather(1, labels[part, None]) - logits.gather(1, chosen)
             parts.append(_result(sampled, margins, chosen, correct, radii[part], passes))
@@ -148,10 +148,10 @@ def second_order_clever(
 
 
 @dataclass(frozen=True)
-class Sampling:
+class Budget:
     """How curvatures are sampled: the parameters of `second_order_clever` that do not concern one image."""
 
-    law: Law
+    sampling: Sampling
     blocks: int
     block_size: int
     iterations: int
@@ -182,31 +182,31 @@ def _sample(
     targets: Tensor,
     correct: Tensor,
     radius: Tensor,
-    sampling: Sampling,
+    budget: Budget,
     generators: Sequence[torch.Generator],
 ) -> _Sampled:
     like: dict[str, Any] = {"dtype": images.dtype, "device": images.device}
-    maxima = torch.zeros(*targets.shape, sampling.blocks, **like)
+    maxima = torch.zeros(*targets.shape, budget.blocks, **like)
     at_image, slopes, bends = (torch.zeros(targets.shape, **like) for _ in range(3))
-    at_once = max(1, sampling.batch_size // sampling.block_size)
+    at_once = max(1, budget.batch_size // budget.block_size)
     for row in correct.nonzero().flatten().tolist():
         image, generator = images[row], generators[row]
 
         def curved(points: Tensor, column: int) -> tuple[Tensor, Tensor]:
             start = torch.randn(points.shape, generator=generator, **like)  # noqa: B023  # called in this turn only
-            return _curvature(passes, points, labels[row], targets[row, column], start, sampling, row)  # noqa: B023
+            return _curvature(passes, points, labels[row], targets[row, column], start, budget, row)  # noqa: B023
 
         clean = [curved(image[None], column) for column in range(targets.shape[1])]
         for column, (curvature, gradient) in enumerate(clean):
-            at_image[row, column], slopes[row, column] = curvature[0], length(gradient, "l2")[0]
-        for first in range(0, sampling.blocks, at_once):
-            blocks = slice(first, min(first + at_once, sampling.blocks))
-            count = (blocks.stop - first) * sampling.block_size
-            drawn = perturbations(sampling.law, "l2", count, image.shape, generator, image.dtype)
+            at_image[row, column], slopes[row, column] = curvature[0], vector_norm(gradient, "l2")[0]
+        for first in range(0, budget.blocks, at_once):
+            blocks = slice(first, min(first + at_once, budget.blocks))
+            count = (blocks.stop - first) * budget.block_size
+            drawn = perturbations(budget.sampling, "l2", count, image.shape, generator, image.dtype)
             points = (image + radius[row] * drawn).clamp(0, 1)
             for column, (_, gradient) in enumerate(clean):
                 found, gradients = curved(points, column)
-                maxima[row, column, blocks] = found.view(-1, sampling.block_size).amax(dim=1)
+                maxima[row, column, blocks] = found.view(-1, budget.block_size).amax(dim=1)
                 bent = _bend(points - image, gradients - gradient, slopes[row, column])
                 bends[row, column] = bends[row, column].maximum(bent)
     return _Sampled(maxima, at_image, slopes, bends)
@@ -217,18 +217,18 @@ def _bend(steps: Tensor, changes: Tensor, slope: Tensor) -> Tensor:
 
     By the mean value theorem the largest curvature on the way is no smaller.
     """
-    lengths = length(steps, "l2")
+    lengths = vector_norm(steps, "l2")
     towards = -(changes * steps).flatten(1).sum(dim=1) / lengths.clamp_min(torch.finfo(steps.dtype).tiny)
-    excess = (towards - 1e-4 * slope.maximum(length(changes, "l2").amax())).clamp_min(0)
+    excess = (towards - 1e-4 * slope.maximum(vector_norm(changes, "l2").amax())).clamp_min(0)
     return (excess / lengths.clamp_min(torch.finfo(steps.dtype).tiny)).amax()
 
 
 def _curvature(
-    passes: Passes, points: Tensor, label: Tensor, target: Tensor, start: Tensor, sampling: Sampling, row: int
+    passes: Passes, points: Tensor, label: Tensor, target: Tensor, start: Tensor, budget: Budget, row: int
 ) -> tuple[Tensor, Tensor]:
     """Curvatures (P,) and gradients (P, ...); at most `batch_size` points at once."""
     pieces = []
-    for part, first in zip(points.split(sampling.batch_size), start.split(sampling.batch_size), strict=True):
+    for part, first in zip(points.split(budget.batch_size), start.split(budget.batch_size), strict=True):
         rows = torch.full((len(part),), row, device=points.device)
         leaves, gradient = passes.margin_with_graph(part, label.expand(len(part)), target.expand(len(part)), rows)
 
@@ -236,7 +236,7 @@ def _curvature(
             shaped = vectors.view_as(leaves)  # noqa: B023  # called in this turn only
             return passes.hessian_product(leaves, gradient, shaped, rows).flatten(1)  # noqa: B023
 
-        pieces.append((curvatures(product, first.flatten(1), sampling.iterations), gradient.detach()))
+        pieces.append((curvatures(product, first.flatten(1), budget.iterations), gradient.detach()))
     found, gradients = zip(*pieces, strict=True)
     return torch.cat(found), torch.cat(gradients)
 

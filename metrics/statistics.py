@@ -1,4 +1,4 @@
-"""Intervals and comparisons for distances and scores: exact ones, without resampling and without assumed laws.
+"""Intervals and comparisons for distances and scores: exact ones, without resampling and without assumed distributions.
 
 Values may be infinite: a censored distance is larger than any that was measured.
 """
@@ -61,7 +61,7 @@ def mean_share(values: Sequence[float] | NDArray[np.float64], confidence: float 
     lower = stats.beta.ppf(tail, total, count - total + 1) if total > 0 else 0.0
     upper = stats.beta.ppf(1 - tail, total + 1, count - total) if total < count else 1.0
     value = total / count
-    # The quantiles of a law that is all but a point are inexact.
+    # The quantiles of a distribution that is all but a point are inexact.
     return Estimate(value, min(value, float(lower)), max(value, float(upper)))
 
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from reports.comparison import CHANGES, Comparison, comparison
+from reports.comparison import CHANGES, RunComparison, comparison
 from reports.markdown import literal, summary, table
 from reports.page import CSS, TEMPLATES, page
 from reports.results import Results, load_results
@@ -61,7 +61,7 @@ def drawn(runs: Sequence[Results], files: Sequence[str]) -> tuple[str, str]:
     return comparison_page(found), comparison_summary(found)
 
 
-def comparison_page(found: Comparison) -> str:
+def comparison_page(found: RunComparison) -> str:
     """Several runs as a page."""
     return TEMPLATES.get_template("page.html").render(
         title="Comparison of runs",
@@ -71,7 +71,7 @@ def comparison_page(found: Comparison) -> str:
     )
 
 
-def comparison_summary(found: Comparison) -> str:
+def comparison_summary(found: RunComparison) -> str:
     """Several runs in Markdown."""
     parts = ["## Comparison of runs", *(f"**{literal(note)}**" for note in found.notes)]
     parts += [table(("property", *found.names), found.rows)]

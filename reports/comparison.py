@@ -14,7 +14,7 @@ from reports.rows import Row, value_text
 
 
 @dataclass(frozen=True)
-class Comparison:
+class RunComparison:
     """Runs side by side.
 
     Attributes:
@@ -32,11 +32,11 @@ class Comparison:
     figures: tuple[Figure, ...]
 
 
-def comparison(runs: Sequence[Results], files: Sequence[str]) -> Comparison:
+def comparison(runs: Sequence[Results], files: Sequence[str]) -> RunComparison:
     """The runs, the first one being what the others are compared with."""
     names = tuple(f"{run.model}, {run.finished[:10]} ({file})" for run, file in zip(runs, files, strict=True))
     first = runs[0]
-    return Comparison(
+    return RunComparison(
         names=names,
         notes=tuple(_notes(runs, files)),
         rows=tuple(_rows(runs)),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from reports.links import anchor
-from reports.page import CSS, MOST_ROWS, body
+from reports.page import CSS, MAX_ROWS, body
 from reports.results_json import RESULTS, TROUBLES
 from robustness_tests.harness.measured import ABOUT
 from robustness_tests.harness.records import BAD, RECORDS, Records
@@ -97,7 +97,7 @@ class Rows:
     def _worth_a_row(self, outcome: str) -> bool:
         bad = outcome in BAD
         self.bad_images += bad
-        return bad and self.bad_images <= MOST_ROWS
+        return bad and self.bad_images <= MAX_ROWS
 
     def pytest_html_results_summary(self, prefix: list[str]) -> None:
         """Put everything else on top."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from reports.answers import answer, worst_images
+from reports.conclusions import conclusion, worst_images
 from reports.results import Results, headline
 from reports.results_json import RESULTS, TROUBLES
 from reports.rows import GROUPS, HEADER, Row, cells, used_columns
@@ -25,7 +25,7 @@ def summary(results: Results) -> str:
     columns = [name for name in SHOWN if name in used_columns(results.properties)]
     for group, title in GROUPS.items():
         rows = [row for row in results.properties if row.group == group and not row.silent]
-        said = answer(results, group)
+        said = conclusion(results, group)
         if rows or said:
             parts += [f"### {title}", *([literal(said)] if said else [])]
         if rows:

@@ -9,10 +9,10 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from reports.answers import answer, worst_images
+from reports.conclusions import conclusion, worst_images
+from reports.image_cards import card_link, image_cards
 from reports.image_table import image_table
 from reports.links import anchor, image_link
-from reports.looks import look_link, looks
 from reports.results import Results, headline
 from reports.rows import GROUPS, HEADER, Row, cells, in_words, property_docs, used_columns
 from robustness_tests.harness.records import BAD, Record
@@ -57,7 +57,7 @@ def body(results: Results, *, tests: bool, tests_note: str = "") -> str:
             "id": f"part-{group}",
             "header": _header(columns, group),
             "title": words,
-            "answer": answer(results, group),
+            "answer": conclusion(results, group),
             "rows": _grouped([row for row in rows if not row.silent], _header(columns, group)),
             "skipped": _grouped([row for row in rows if row.silent], _header(columns, group)),
             "skipped_count": sum(row.silent for row in rows),
@@ -70,12 +70,12 @@ def body(results: Results, *, tests: bool, tests_note: str = "") -> str:
         kind=results.verdict if results.verdict in ("pass", "partial") else "fail",
         headline=headline(results),
         notes=results.notes,
-        failures=[_failure(results, row) for row in results.violated[:MOST_FAILURES]],
-        more_failures=len(results.violated[MOST_FAILURES:]),
+        failures=[_failure(results, row) for row in results.violated[:MAX_FAILURES]],
+        more_failures=len(results.violated[MAX_FAILURES:]),
         facts=list(facts(results).items()),
         parts=parts,
         confidence=f"{results.thresholds['confidence']:.0%}",
-        pictures=looks(results),
+        pictures=image_cards(results),
         images=image_table(results),
         tests=[_test(record) for record in _worth_a_row(results)] if tests else None,
         tests_note=tests_note,
@@ -89,7 +89,7 @@ def _header(columns: Sequence[str], group: str) -> list[str]:
     return [name for name in columns if name not in left_out]
 
 
-MOST_FAILURES = 8
+MAX_FAILURES = 8
 """Violated properties that are told in the band; a model that fails everything needs no longer list."""
 
 
@@ -171,12 +171,12 @@ def _failure(results: Results, row: Row) -> dict[str, Any]:
         "message": row.message,
         "images_word": "image" if len(images) == 1 else "images",
         "images": [
-            {"text": f"{image:05d}", "href": look_link(results, row.model, image, row.norm)} for image in images
+            {"text": f"{image:05d}", "href": card_link(results, row.model, image, row.norm)} for image in images
         ],
     }
 
 
-MOST_ROWS = 300
+MAX_ROWS = 300
 """Tests about images that went wrong and have a row. More would make the page slow, and nobody would read them."""
 
 
@@ -185,7 +185,7 @@ def _worth_a_row(results: Results) -> list[Record]:
     found = [record for record in results.records if "image" not in record.about or record.outcome in BAD]
     of_models = [record for record in found if "image" not in record.about]
     of_images = [record for record in found if "image" in record.about]
-    return sorted([*of_models, *of_images[:MOST_ROWS]], key=lambda record: record.outcome not in BAD)
+    return sorted([*of_models, *of_images[:MAX_ROWS]], key=lambda record: record.outcome not in BAD)
 
 
 def _test(record: Record) -> dict[str, Any]:

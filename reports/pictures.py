@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 EACH = 3
 """Images for each reason and norm."""
 
-LARGEST = 96
+MAX_SIDE = 96
 """Pixels of the longer side, at most: larger images are made smaller, so that the report stays small."""
 
 
@@ -136,7 +136,7 @@ def png(pixels: NDArray[np.floating]) -> str:
     shown = pixels if len(pixels) in (1, 3) else pixels.mean(axis=0, keepdims=True)
     values = np.rint(shown * 255).clip(0, 255).astype(np.uint8)
     image = Image.fromarray(values[0] if len(values) == 1 else values.transpose(1, 2, 0))
-    factor = LARGEST / max(image.size)
+    factor = MAX_SIDE / max(image.size)
     if factor < 1:
         image = image.resize([max(1, math.floor(side * factor)) for side in image.size], Image.Resampling.BOX)
     file = io.BytesIO()

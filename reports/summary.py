@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
-from reports.answers import worst_images_in
+from reports.conclusions import worst_images_in
 from reports.images import image_rows
 from reports.pictures import pictures
 from reports.provenance import commit, described, last_release, versions
@@ -57,14 +57,14 @@ def summarise(run: Run, records: Records, exit_status: int) -> Results:
     )
 
 
-MOST_NAMED = 6
+MAX_NAMED_IMAGES = 6
 """Images that violated properties name, and that are shown."""
 
 
 def _named(rows: Sequence[Row], records: Sequence[Record], run: Run) -> list[int]:
     violated = [row for row in rows if row.outcome in BAD and row.model == run.model]
     images = [image for row in violated for image in worst_images_in(records, row)]
-    return list(dict.fromkeys(images))[:MOST_NAMED]
+    return list(dict.fromkeys(images))[:MAX_NAMED_IMAGES]
 
 
 def _sorted(rows: Iterable[Row], run: Run) -> list[Row]:
@@ -160,10 +160,10 @@ def _image_row(run: Run, name: str, model: str, norm: str, group: Sequence[Recor
         value=good / len(judged) if judged else None,
         threshold=1.0 if judged and not violations else None,
     )
-    return _row(run, name, about, figures, [record.test for record in bad][:MOST_TESTS], outcome, message)
+    return _row(run, name, about, figures, [record.test for record in bad][:MAX_TESTS], outcome, message)
 
 
-MOST_TESTS = 20
+MAX_TESTS = 20
 """Tests about images that a row links to; all of them are in the table of images."""
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies
 from torch import Tensor
 
 from metrics import Status
-from metrics.norms import Norm, length
+from metrics.norms import Norm, vector_norm
 from metrics.statistics import compare
 from robustness_tests.harness.fixtures.adversarial_distance import DistanceOfImage
 from robustness_tests.harness.fixtures.clever import ScoreOfImage
@@ -66,7 +66,7 @@ def direction(drawn: dict[int, float] | int, shape: Sequence[int], norm: Norm) -
         values = torch.randn(len(values), generator=torch.Generator().manual_seed(drawn))
         values = values.sign() if norm == "linf" else values
     values = values.view(1, *shape)
-    return values / length(values, norm)
+    return values / vector_norm(values, norm)
 
 
 def at_least(score: ScoreOfImage) -> float:

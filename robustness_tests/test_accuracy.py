@@ -3,7 +3,7 @@
 import pytest
 
 from metrics.statistics import share
-from robustness_tests.harness.worst import LOOK_AT, worst_of
+from robustness_tests.harness.worst import MAX_WORST_IMAGES, worst_of
 from robustness_tests.judgements import is_robust
 
 
@@ -20,7 +20,7 @@ def test_clean_accuracy(candidate, run, thresholds, measured):
     right = count - len(wrong)
     accuracy = share(right, count, thresholds.confidence)
     least = thresholds.clean_accuracy
-    measured({"misclassified": wrong}, estimate=accuracy, threshold=least, images=count, worst=wrong[:LOOK_AT])
+    measured({"misclassified": wrong}, estimate=accuracy, threshold=least, images=count, worst=wrong[:MAX_WORST_IMAGES])
     if least is None:
         pytest.skip(f"measured and not judged: no threshold file states clean_accuracy.least for {candidate.dataset}")
     assert accuracy.value >= least, (

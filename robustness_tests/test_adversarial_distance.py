@@ -8,7 +8,7 @@ import pytest
 from metrics import Status
 from metrics.statistics import median, share
 from robustness_tests.harness.fixtures.black_box import ENOUGH
-from robustness_tests.harness.worst import LOOK_AT, difference, worst_of
+from robustness_tests.harness.worst import MAX_WORST_IMAGES, difference, worst_of
 from robustness_tests.judgements import assert_candidate_is_larger
 
 
@@ -121,7 +121,7 @@ def test_gradients_are_informative(
         estimate=held,
         threshold=1.0,
         images=len(probed),
-        worst=list(nearer)[:LOOK_AT],
+        worst=list(nearer)[:MAX_WORST_IMAGES],
         forward=sum(one.forward for one in probed),
         backward=sum(one.backward for one in probed),
         stored=all(one.stored for one in probed),

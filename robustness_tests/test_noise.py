@@ -15,8 +15,8 @@ def test_noise_accuracy(candidate, reference, noise_accuracy, images, norm, epsi
     not robust to noise that nobody has chosen, such as that of a sensor. Noise accuracy says little about attacks.
     """
     found = [noise_accuracy(candidate, image, norm=norm) for image in images]
-    shares = {law: [one.at(epsilon, law) for one in found] for law in ("ball", "sphere")}
-    ball, sphere = (mean_share(shares[law], thresholds.confidence) for law in ("ball", "sphere"))
+    shares = {sampling: [one.at(epsilon, sampling) for one in found] for sampling in ("ball", "sphere")}
+    ball, sphere = (mean_share(shares[sampling], thresholds.confidence) for sampling in ("ball", "sphere"))
     least = thresholds.epsilons(run.dataset, norm, "noise_accuracy").get(epsilon)
     measured({"sphere": sphere.value, "shares": shares["ball"]}, estimate=ball, threshold=least, images=len(images))
     measured(worst=worst_of(dict(zip(images, shares["ball"], strict=True))))
@@ -25,9 +25,9 @@ def test_noise_accuracy(candidate, reference, noise_accuracy, images, norm, epsi
         measured(reference_value=mean_share(theirs, thresholds.confidence).value)
     if least is None:
         pytest.skip(f"measured and not judged: no threshold file states noise_accuracy.{run.dataset}.{norm}")
-    for law, accuracy in (("in the ball", ball), ("on the sphere", sphere)):
+    for where, accuracy in (("in the ball", ball), ("on the sphere", sphere)):
         assert accuracy.value >= least, (
-            f"{candidate.name} classifies {accuracy.value:.1%} of noisy images correctly, noise {law} of {norm} "
+            f"{candidate.name} classifies {accuracy.value:.1%} of noisy images correctly, noise {where} of {norm} "
             f"{epsilon}, expected {least:.1%} or more"
         )
 

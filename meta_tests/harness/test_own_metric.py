@@ -132,7 +132,7 @@ ALLOWED = {
     "thresholds.py": "a table of thresholds.toml",
     "images.py": "draws the table of images",
     "image_table.py": "draws the table of images",
-    "looks.py": "draws cards of images",
+    "image_cards.py": "draws cards of images",
     "rows.py": "writes CLEVER as the field does",
     "scores.py": "draws scores",
     "changes.py": "draws distances",

@@ -12,7 +12,7 @@ from torch import nn
 
 from meta_tests.conftest import shared_file
 from metrics import Status, adversarial_distance
-from metrics.norms import DUAL, length
+from metrics.norms import DUAL, vector_norm
 from references.linear_models import closed_form, images_near_the_middle, linear_model
 
 
@@ -32,7 +32,7 @@ def test_linear_model(norm, seed):
     # The model itself rounds: what its logits are off by is a distance when it is divided by the slope.
     size = images.flatten(1).abs() @ weights.abs().T + bias.abs()
     slopes = torch.stack(
-        [length(weights[label] - weights, DUAL[norm])[torch.arange(4) != label].amin() for label in labels]
+        [vector_norm(weights[label] - weights, DUAL[norm])[torch.arange(4) != label].amin() for label in labels]
     )
     rounding = 2 * torch.finfo(torch.float32).eps * size.amax(dim=1) / slopes
     assert (found.distance.double() >= exact - rounding)[far].all(), "an upper bound may not be below the distance"
@@ -65,7 +65,7 @@ def test_linear_model_whose_box_matters(norm):
         return torch.stack([score, -score], dim=1) / 2
 
     found = adversarial_distance(model, image.view(1, 1, 5, 8), torch.tensor([0]), norm=norm)
-    exact = margin / length(weights[None, size // 2 :], DUAL[norm])
+    exact = margin / vector_norm(weights[None, size // 2 :], DUAL[norm])
     np.testing.assert_allclose(found.distance, exact, rtol=2e-4)
 
 
@@ -76,12 +76,12 @@ def test_planted_radius(norm, planted):
     centre = torch.full((1, 1, 4, 4), 0.5)
 
     def model(images):
-        reach = planted - length(images - centre, norm)
+        reach = planted - vector_norm(images - centre, norm)
         return torch.stack([reach, -reach], dim=1)
 
     start = torch.randn(centre.shape, generator=torch.Generator().manual_seed(0))
-    start = centre + 0.3 * planted * start / length(start, norm)
-    exact = planted - float(length(start - centre, norm))
+    start = centre + 0.3 * planted * start / vector_norm(start, norm)
+    exact = planted - float(vector_norm(start - centre, norm))
     found = adversarial_distance(model, start, torch.tensor([0]), norm=norm)
     assert float(found.distance) == pytest.approx(exact, rel=2e-3)
     assert float(found.distance) >= exact * (1 - 1e-4)

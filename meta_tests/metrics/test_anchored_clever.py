@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metrics import Status, adversarial_distance, anchored_clever, clever
-from metrics.clever import NORMS
-from metrics.norms import length
+from metrics.norms import NORMS, vector_norm
 from references.linear_models import closed_form, images_near_the_middle, linear_model
 
 FEW = {"blocks": 4, "block_size": 8}
@@ -41,7 +40,7 @@ def test_is_never_above_the_distance_or_the_score(seed):
         adversarial = torch.rand(images.shape, generator=generator)
         fooled = model(adversarial).argmax(dim=1) != labels
         found = anchored_clever(model, images, labels, adversarial, scores, norm=norm, points=3)
-        distance = length(adversarial - images, norm)
+        distance = vector_norm(adversarial - images, norm)
         scored = scores.score.isfinite()
         assert (found.score <= distance * (1 + 1e-4))[fooled & scored].all()
         assert (found.score <= scores.score)[fooled & scored].all()

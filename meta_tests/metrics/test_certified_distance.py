@@ -17,7 +17,7 @@ from meta_tests.conftest import shared_file
 from metrics import Status, adversarial_distance, certified_distance
 from metrics.box import nearest_beyond
 from metrics.linear_bounds import Ball, bounds_of, program_of
-from metrics.norms import length
+from metrics.norms import vector_norm
 from robustness_tests.subjects.catalog import MODELS
 from robustness_tests.subjects.models import bundled
 
@@ -47,7 +47,7 @@ def test_linear_models_within_the_box(norm, seed):
         margins = logits.gather(1, labels[:, None])[:, 0] - logits[:, target]
         steps = nearest_beyond(images, gradients, margins, norm)
         reached = ((steps * -gradients).flatten(1).sum(dim=1) >= margins * (1 - 1e-9)) & (labels != target)
-        exact = torch.where(reached, torch.minimum(exact, length(steps, norm)), exact)
+        exact = torch.where(reached, torch.minimum(exact, vector_norm(steps, norm)), exact)
     found = certified_distance(network, images, labels, norm=norm, tolerance=1e-3)
     assert (found.status == Status.CERTIFIED).all()
     inside = exact.isfinite()
@@ -139,13 +139,15 @@ def walks(network, images, labels, radii, norm, generator):
     points = points.sign() if norm == "linf" else points
     shape = (-1, 1, 1, 1)
     for step in range(12):
-        points = points / length(points, norm).clamp_min(1e-12).view(shape)
+        points = points / vector_norm(points, norm).clamp_min(1e-12).view(shape)
         inside = (images + points * radii.view(shape) * (1 - 1e-6)).clamp(0, 1)
         yield inside
         leaf = inside.clone().requires_grad_(True)
         (gradient,) = torch.autograd.grad(functional.cross_entropy(network(leaf), labels, reduction="sum"), leaf)
         points = (
-            gradient.sign() if norm == "linf" else points + (1 + step) * gradient / length(gradient, norm).view(shape)
+            gradient.sign()
+            if norm == "linf"
+            else points + (1 + step) * gradient / vector_norm(gradient, norm).view(shape)
         )
 
 

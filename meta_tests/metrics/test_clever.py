@@ -8,10 +8,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from metrics import Status, clever, clever_norms
-from metrics.clever import NORMS
-from metrics.gradient_norms import LAWS
-from metrics.gradient_norms.laws import perturbations
-from metrics.norms import DUAL, length
+from metrics.gradient_norms import SAMPLINGS
+from metrics.gradient_norms.sampling import perturbations
+from metrics.norms import DUAL, NORMS, vector_norm
 from references.linear_models import closed_form, images_near_the_middle, linear_model
 
 
@@ -25,15 +24,15 @@ def margin_over_dual_norm(weights, bias, images, labels, norm):
     return torch.where(slopes > 0, margins / slopes, torch.inf).amin(dim=1)
 
 
-@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("sampling", SAMPLINGS)
 @pytest.mark.parametrize("norm", NORMS)
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 2**20))
-def test_linear_model(norm, law, seed):
+def test_linear_model(norm, sampling, seed):
     weights, bias, model = linear_model(seed)
     images = images_near_the_middle(seed)
     labels = model(images).argmax(dim=1)
-    found = clever(model, images, labels, norm=norm, law=law, radius=100.0, blocks=4, block_size=4)
+    found = clever(model, images, labels, norm=norm, sampling=sampling, radius=100.0, blocks=4, block_size=4)
     exact = margin_over_dual_norm(weights, bias, images, labels, norm)
     # The margin is a difference of logits: its rounding is absolute.
     np.testing.assert_allclose(found.score.double(), exact, rtol=1e-5, atol=1e-6)
@@ -65,8 +64,8 @@ def test_dual_norm_of_a_curved_model(norm):
         return torch.stack([score, -score], dim=1) / 2
 
     found = clever(model, start, torch.tensor([0]), norm=norm, radius=radius, blocks=60, block_size=60)
-    along = float(start.flatten() @ direction) + radius * float(length(direction[None], DUAL[norm]))
-    largest = along * float(length(direction[None], DUAL[norm]))
+    along = float(start.flatten() @ direction) + radius * float(vector_norm(direction[None], DUAL[norm]))
+    largest = along * float(vector_norm(direction[None], DUAL[norm]))
     margin = float(model(start) @ torch.tensor([1.0, -1.0]))
     # No sample reaches the corner of the ball that a cannot miss: the estimate is from inside, and never far.
     assert margin / largest <= float(found.score) * 1.02
@@ -234,8 +233,8 @@ class TestSeveralNorms:
 
     def test_shared_pool_gives_each_norm_its_own_score(self, robust, digits):
         images, labels = digits.images[3:7], digits.labels[3:7]
-        together = clever_norms(robust, images, labels, norms=NORMS, law="original", **self.few)
-        alone = {norm: clever(robust, images, labels, norm=norm, law="original", **self.few) for norm in NORMS}
+        together = clever_norms(robust, images, labels, norms=NORMS, sampling="original", **self.few)
+        alone = {norm: clever(robust, images, labels, norm=norm, sampling="original", **self.few) for norm in NORMS}
         for norm in NORMS:
             torch.testing.assert_close(together[norm].score, alone[norm].score, rtol=1e-5, atol=0)
             assert torch.equal(together[norm].target, alone[norm].target)
@@ -247,9 +246,9 @@ class TestSeveralNorms:
         images, labels = digits.images[3:7], digits.labels[3:7]
         radius = {"linf": 0.2, "l2": 0.8}
         few = self.few | {"radius": radius}
-        found = clever_norms(robust, images, labels, norms=["linf", "l2"], law="ball", **few)
+        found = clever_norms(robust, images, labels, norms=["linf", "l2"], sampling="ball", **few)
         for norm, size in radius.items():
-            alone = clever(robust, images, labels, norm=norm, law="ball", **self.few | {"radius": size})
+            alone = clever(robust, images, labels, norm=norm, sampling="ball", **self.few | {"radius": size})
             torch.testing.assert_close(found[norm].score, alone.score, rtol=1e-5, atol=0)
 
     @pytest.mark.parametrize(
@@ -257,14 +256,16 @@ class TestSeveralNorms:
         [
             ({"norms": []}, "got norms=\\(\\)"),
             ({"norms": ["l2", "l2"]}, "expected different ones"),
-            ({"norms": ["l2"], "radius": {"l2": 1.0}, "law": "original"}, "one for all"),
+            ({"norms": ["l2"], "radius": {"l2": 1.0}, "sampling": "original"}, "one for all"),
             ({"norms": ["l2", "l1"], "radius": {"l2": 1.0}}, "got radii for l2, expected one for each of l2, l1"),
             ({"norms": ["l2"], "radius": {"l2": 1.0, "L1": 1.0}}, "got radii for l2, L1"),
         ],
     )
     def test_bad_arguments_are_refused(self, robust, digits, wrong, message):
         with pytest.raises(ValueError, match=message):
-            clever_norms(robust, digits.images[:1], digits.labels[:1], **self.few | {"seed": 0, "law": "ball"} | wrong)
+            clever_norms(
+                robust, digits.images[:1], digits.labels[:1], **self.few | {"seed": 0, "sampling": "ball"} | wrong
+            )
 
 
 def test_radius_of_each_image(robust, digits):
@@ -279,7 +280,7 @@ def test_radius_of_each_image(robust, digits):
 
 
 def test_original_cloud_holds_only_a_small_ball_in_linf(robust, digits):
-    few = {"law": "original", "radius": 0.08, "blocks": 5, "block_size": 4}
+    few = {"sampling": "original", "radius": 0.08, "blocks": 5, "block_size": 4}
     found = clever(robust, digits.images[3:5], digits.labels[3:5], norm="linf", **few)
     assert found.saturated.all()
     assert found.score.tolist() == pytest.approx([0.08 / 8] * 2), "sixty-four pixels: radius / 8"
@@ -288,7 +289,7 @@ def test_original_cloud_holds_only_a_small_ball_in_linf(robust, digits):
 def test_radius_of_the_original_law_is_uniform():
     generator = torch.Generator().manual_seed(0)
     drawn = perturbations("original", "linf", 4000, (3, 4, 4), generator, torch.float64)
-    assert stats.kstest(length(drawn, "l2").numpy(), "uniform").pvalue > 0.01
+    assert stats.kstest(vector_norm(drawn, "l2").numpy(), "uniform").pvalue > 0.01
 
 
 def test_targets_by_name(robust, digits):
@@ -487,6 +488,6 @@ def test_samples_stay_in_the_box_and_in_the_ball(norm):
     clever(model, image, torch.tensor([0]), norm=norm, radius=0.1, blocks=5, block_size=10)
     points = torch.cat(seen)
     assert 0 <= float(points.min()) <= float(points.max()) <= 1
-    assert float(length(points - image, norm).max()) <= 0.1 * (1 + 1e-5)
+    assert float(vector_norm(points - image, norm).max()) <= 0.1 * (1 + 1e-5)
     # The gradient is constant: three blocks are enough, and the image.
     assert len(torch.unique(points, dim=0)) == 31, "all samples are fresh: none is drawn twice"

@@ -1,4 +1,4 @@
-"""The end-point of block maxima against laws whose end-point is known."""
+"""The end-point of block maxima against distributions whose end-point is known."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from scipy import stats
 
 from metrics.extreme_value import SHAPE_PRIOR, end_point, gumbel_likelihood
 
-LAWS = {
+DISTRIBUTIONS = {
     "1 + beta(4, 4) / 10": (lambda random, size: 1 + 0.1 * random.beta(4, 4, size), 1.1),
     "1 + beta(8, 8) / 10": (lambda random, size: 1 + 0.1 * random.beta(8, 8, size), 1.1),
     "beta(2, 2)": (lambda random, size: random.beta(2, 2, size), 1.0),
@@ -17,15 +17,15 @@ LAWS = {
 }
 
 
-@pytest.mark.parametrize("law", LAWS)
-def test_bias_and_coverage(law):
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_bias_and_coverage(distribution):
     """3,200 samples in 50 blocks, 400 repeats: binomial noise of a 95 % interval's coverage is 1.1 %."""
-    draw, end = LAWS[law]
+    draw, end = DISTRIBUTIONS[distribution]
     found = end_point(torch.from_numpy(draw(np.random.default_rng(0), (400, 50, 64)).max(axis=2)))
     covered = ((found.lower <= end) & (end <= found.upper)).double().mean()
     assert 0.92 <= float(covered) <= 0.98
-    # A wide law cannot be told from 3,200 samples: its interval says so, and its bias is larger.
-    assert float(found.estimate.median()) / end == pytest.approx(1, abs=0.04 if law == "beta(2, 5)" else 0.01)
+    # A wide distribution cannot be told from 3,200 samples: its interval says so, and its bias is larger.
+    assert float(found.estimate.median()) / end == pytest.approx(1, abs=0.04 if distribution == "beta(2, 5)" else 0.01)
     assert not found.degenerate.any()
 
 
@@ -136,7 +136,7 @@ def test_smallest_and_largest_shape_are_found():
 
 
 @pytest.mark.parametrize(
-    ("law", "least", "most"),
+    ("distribution", "least", "most"),
     [
         (lambda random: random.uniform(0, 1, (300, 40, 16)).max(axis=2), 0.0, 0.02),
         (lambda random: 1 - 0.1 * random.exponential(size=(300, 40)) ** (1 / 2), 0.0, 0.1),
@@ -144,9 +144,9 @@ def test_smallest_and_largest_shape_are_found():
         (lambda random: random.pareto(3, (300, 40)), 0.99, 1.0),
     ],
 )
-def test_no_finite_endpoint_is_a_test_at_five_per_cent(law, least, most):
-    """Of Gumbel's law all but 5 % have to be flagged, of laws with a clear end-point hardly any."""
-    found = end_point(torch.from_numpy(law(np.random.default_rng(7))))
+def test_no_finite_endpoint_is_a_test_at_five_per_cent(distribution, least, most):
+    """Of Gumbel's distribution all but 5 % have to be flagged, of distributions with a clear end-point hardly any."""
+    found = end_point(torch.from_numpy(distribution(np.random.default_rng(7))))
     assert least <= float(found.no_finite_endpoint.double().mean()) <= most
     assert (found.estimate.isfinite()).all()
 

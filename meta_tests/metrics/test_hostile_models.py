@@ -11,7 +11,7 @@ from metrics.attacks.linearised import linearised
 from metrics.attacks.shortlist import Shortlist
 from metrics.box import nearest_beyond
 from metrics.extreme_value import end_point
-from metrics.norms import length
+from metrics.norms import vector_norm
 from metrics.passes import Passes
 from references.linear_models import closed_form, images_near_the_middle, linear_model
 
@@ -183,7 +183,8 @@ def test_few_passes_are_spent_where_there_is_no_gradient():
 @pytest.mark.parametrize("share", [0.01, 0.003])
 @pytest.mark.parametrize("upper", [2.0, 10.0])
 def test_maxima_of_two_values_end_at_the_larger(share, upper):
-    """As for gradients of a network with few linear pieces: no reverse Weibull law fits, and the fit would run away."""
+    """As for gradients of a network with few linear pieces: no reverse Weibull distribution fits, and the end-point
+    would run away."""
     hit = torch.rand(200, 40, 24, generator=torch.Generator().manual_seed(0)) < share
     maxima = torch.where(hit, upper, 1.0).amax(dim=2)
     both = (maxima.amin(dim=1) < maxima.amax(dim=1)) & ((maxima == upper).sum(dim=1) > 1)
@@ -304,6 +305,6 @@ def test_linearised_step_counts_what_the_box_has_taken(norm):
     search.query(torch.tensor([0.0, 0.2, 0.2, 0.1]).view(1, 1, 2, 2), row, Attack.RANDOM_NOISE)
     linearised(search, row, steps=1)
     missing = float(image.flatten() @ weights - 1.2)
-    exact = length(nearest_beyond(image, weights.view(1, 1, 2, 2), torch.tensor([missing]), norm), norm)
+    exact = vector_norm(nearest_beyond(image, weights.view(1, 1, 2, 2), torch.tensor([missing]), norm), norm)
     np.testing.assert_allclose(search.distance, exact, rtol=1e-3)
     assert missing > 0.8, "the first value alone does not suffice"

@@ -1,4 +1,4 @@
-"""Accuracy under random noise: the laws against their moments and marginals, linear models against a closed form."""
+"""Accuracy under random noise: samples against their moments and marginals, linear models against a closed form."""
 
 import math
 
@@ -12,24 +12,25 @@ from torch import nn
 
 from metrics import noise_accuracy
 from metrics.noise_accuracy import unit_noise
-from metrics.norms import length
+from metrics.norms import NORMS, vector_norm
 from metrics.statistics import mean_share, share
 
-LAWS = ("ball", "sphere")
-NORMS = ("linf", "l2", "l1")
+SAMPLINGS = ("ball", "sphere")
 
 
-def drawn(count, size, norm, law, seed=0):
-    return unit_noise(count, (1, 1, size), norm, law, torch.Generator().manual_seed(seed), torch.float64).flatten(1)
+def drawn(count, size, norm, sampling, seed=0):
+    return unit_noise(count, (1, 1, size), norm, sampling, torch.Generator().manual_seed(seed), torch.float64).flatten(
+        1
+    )
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 50])
 @pytest.mark.parametrize("norm", NORMS)
 def test_lengths_are_those_of_the_law(norm, size):
     """In the ball, the d-th power of the length is uniform; on the sphere, the length is 1."""
-    inside = length(drawn(4000, size, norm, "ball"), norm).numpy() ** size
+    inside = vector_norm(drawn(4000, size, norm, "ball"), norm).numpy() ** size
     assert stats.kstest(inside, "uniform").pvalue > 0.001
-    assert np.allclose(length(drawn(100, size, norm, "sphere"), norm), 1, atol=1e-12)
+    assert np.allclose(vector_norm(drawn(100, size, norm, "sphere"), norm), 1, atol=1e-12)
 
 
 def test_a_value_on_the_l2_sphere_has_its_beta_law():
@@ -66,7 +67,7 @@ def test_linear_model_has_the_accuracy_of_its_closed_form():
     """One value, uniform noise in [-e, e]: the label is kept with probability (e + margin) / (2 e)."""
     image, label = torch.full((1, 1, 1, 1), 0.5), torch.tensor([0])
     found = noise_accuracy(
-        linear(1, 0.4), image, label, norm="linf", epsilons=[0.05, 0.2, 0.4], law="ball", samples=20000
+        linear(1, 0.4), image, label, norm="linf", epsilons=[0.05, 0.2, 0.4], sampling="ball", samples=20000
     )
     expected = [1.0, 0.75, 0.625]
     assert found.accuracy[0].tolist() == pytest.approx(expected, abs=4 * math.sqrt(0.25 / 20000))
@@ -82,11 +83,11 @@ def test_l2_sphere_against_a_plane():
     assert float(found.accuracy) == pytest.approx(1 - beyond, abs=4 * math.sqrt(0.25 / 20000))
 
 
-@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("sampling", SAMPLINGS)
 @pytest.mark.parametrize("norm", NORMS)
-def test_numbers_of_an_image_do_not_depend_on_the_batch(robust, digits, norm, law):
+def test_numbers_of_an_image_do_not_depend_on_the_batch(robust, digits, norm, sampling):
     images, labels = digits.images[:7], digits.labels[:7]
-    arguments = {"norm": norm, "epsilons": [0.2, 0.4], "law": law, "samples": 6}
+    arguments = {"norm": norm, "epsilons": [0.2, 0.4], "sampling": sampling, "samples": 6}
     every = noise_accuracy(robust, images, labels, seed=list(range(7)), **arguments)
     small = noise_accuracy(robust, images, labels, seed=list(range(7)), batch_size=6, **arguments)
     alone = noise_accuracy(robust, images[3:4], labels[3:4], seed=[3], **arguments)
@@ -118,7 +119,9 @@ def test_images_stay_in_the_box_and_memory_is_halved():
 def test_misclassified_images_are_counted_as_they_are():
     """Noise may even help: there is no convention to hide it."""
     image, label = torch.full((1, 1, 1, 1), 0.5), torch.tensor([1])
-    found = noise_accuracy(linear(1, 0.4), image, label, norm="linf", epsilons=[0.01, 0.4], law="ball", samples=1000)
+    found = noise_accuracy(
+        linear(1, 0.4), image, label, norm="linf", epsilons=[0.01, 0.4], sampling="ball", samples=1000
+    )
     assert found.accuracy[0, 0] == 0
     assert 0.3 < found.accuracy[0, 1] < 0.45
     assert not found.clean.any()
@@ -128,7 +131,7 @@ def test_misclassified_images_are_counted_as_they_are():
     ("changed", "message"),
     [
         ({"norm": "l7"}, "got norm='l7'"),
-        ({"law": "cube"}, "got law='cube', expected one of 'ball', 'sphere'"),
+        ({"sampling": "cube"}, "got sampling='cube', expected one of 'ball', 'sphere'"),
         ({"epsilons": []}, "expected one or more positive numbers"),
         ({"epsilons": [0.1, -1]}, "expected one or more positive numbers"),
         ({"epsilons": 0.1}, "expected one or more positive numbers"),
@@ -160,10 +163,12 @@ def test_interval_of_zeros_and_ones_is_that_of_a_share():
         )
 
 
-@pytest.mark.parametrize("law", [stats.uniform(), stats.beta(0.2, 0.4), stats.beta(8, 0.5), stats.bernoulli(0.9)])
-def test_interval_covers_at_least_as_often_as_it_says(law):
-    """Means of 20 images whose shares have this law, 1,000 times."""
-    rows = law.rvs(size=(1000, 20), random_state=0)
+@pytest.mark.parametrize(
+    "distribution", [stats.uniform(), stats.beta(0.2, 0.4), stats.beta(8, 0.5), stats.bernoulli(0.9)]
+)
+def test_interval_covers_at_least_as_often_as_it_says(distribution):
+    """Means of 20 images whose shares have this distribution, 1,000 times."""
+    rows = distribution.rvs(size=(1000, 20), random_state=0)
     intervals = [mean_share(row) for row in rows]
-    covered = sum(interval.lower <= law.mean() <= interval.upper for interval in intervals)
+    covered = sum(interval.lower <= distribution.mean() <= interval.upper for interval in intervals)
     assert covered >= 940, f"{covered} of 1,000"

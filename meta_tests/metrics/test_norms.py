@@ -10,7 +10,7 @@ from scipy import stats
 from scipy.optimize import linprog
 
 from metrics.box import nearest_beyond
-from metrics.norms import DUAL, length, project, steepest, uniform_in_ball
+from metrics.norms import DUAL, project, steepest, uniform_in_ball, vector_norm
 
 vectors = st.lists(st.floats(-10, 10, width=32), min_size=3, max_size=3).map(lambda v: torch.tensor([v]))
 
@@ -19,7 +19,7 @@ vectors = st.lists(st.floats(-10, 10, width=32), min_size=3, max_size=3).map(lam
 @given(left=vectors, right=vectors)
 def test_dual_norm_bounds_the_inner_product(norm, left, right):
     inner = float((left.double() * right.double()).sum().abs())
-    bound = float(length(left.double(), norm) * length(right.double(), DUAL[norm]))
+    bound = float(vector_norm(left.double(), norm) * vector_norm(right.double(), DUAL[norm]))
     assert inner <= bound * (1 + 1e-12) + 1e-12
 
 
@@ -27,17 +27,22 @@ def test_dual_norm_bounds_the_inner_product(norm, left, right):
 @given(gradient=vectors)
 def test_steepest_direction_reaches_the_dual_norm(norm, gradient):
     step = steepest(gradient, norm)
-    assert float((step * gradient).sum()) == pytest.approx(float(length(gradient, DUAL[norm])), rel=1e-5, abs=1e-30)
+    assert float((step * gradient).sum()) == pytest.approx(
+        float(vector_norm(gradient, DUAL[norm])), rel=1e-5, abs=1e-30
+    )
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 @given(point=vectors, radius=st.floats(0.01, 5))
 def test_projection_is_in_the_ball_and_nearest(norm, point, radius):
     projected = project(point, norm, torch.tensor([radius]))
-    assert float(length(projected, norm)) <= radius * (1 + 1e-5) + 1e-6 * float(point.abs().sum())
+    assert float(vector_norm(projected, norm)) <= radius * (1 + 1e-5) + 1e-6 * float(point.abs().sum())
     # No point of the ball is nearer: tried with random ones.
     others = radius * uniform_in_ball(200, (3,), norm, torch.Generator().manual_seed(0))
-    assert float(length(point - projected, "l2")) <= float(length(point - others, "l2").min()) * (1 + 1e-5) + 1e-6
+    assert (
+        float(vector_norm(point - projected, "l2"))
+        <= float(vector_norm(point - others, "l2").min()) * (1 + 1e-5) + 1e-6
+    )
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
@@ -45,7 +50,7 @@ def test_projection_is_in_the_ball_and_nearest(norm, point, radius):
 def test_samples_are_uniform_in_the_ball(norm, size):
     points = uniform_in_ball(4000, (size,), norm, torch.Generator().manual_seed(1))
     # Uniform in a ball of d dimensions: the d-th power of the norm is uniform on [0, 1].
-    powers = length(points.double(), norm) ** size
+    powers = vector_norm(points.double(), norm) ** size
     assert stats.kstest(powers.numpy(), "uniform").pvalue > 1e-3
     # And no direction is preferred: every coordinate is symmetric about 0, and all alike.
     assert points.mean(dim=0).abs().max() < 5 * points.std() / math.sqrt(len(points))
@@ -100,7 +105,7 @@ def test_nearest_point_beyond_a_boundary(norm, point, gradient, share):
             limits.append(0.0)
     bounds = [(0, float(value)) for value in room[0]] + [(0, None)] * (width - 4)
     solved = linprog(cost, rows, limits, bounds=bounds)
-    assert float(length(found, norm)) == pytest.approx(solved.fun, rel=1e-6, abs=1e-7)
+    assert float(vector_norm(found, norm)) == pytest.approx(solved.fun, rel=1e-6, abs=1e-7)
 
 
 @given(
@@ -126,7 +131,7 @@ def test_unknown_norm_is_refused():
     with pytest.raises(ValueError, match="got norm='l7'"):
         uniform_in_ball(1, (2,), "l7", torch.Generator())
     with pytest.raises(ValueError, match="got norm='l7'"):
-        length(torch.zeros(1, 2), "l7")
+        vector_norm(torch.zeros(1, 2), "l7")
 
 
 @pytest.mark.parametrize("scale", [1e-38, 1e-25, 1.0, 1e20, 1e30])

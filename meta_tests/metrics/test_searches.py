@@ -6,13 +6,12 @@ import torch
 from torch import nn
 
 from metrics import Attack, Status, adversarial_distance, class_distances
-from metrics.norms import length
+from metrics.norms import NORMS, vector_norm
 from references.linear_models import closed_form, images_near_the_middle, linear_model
 
 WEIGHTS, BIAS, LINEAR = linear_model(0)
 IMAGES = images_near_the_middle(1, count=6)
 LABELS = LINEAR(IMAGES).argmax(dim=1)
-NORMS = ["linf", "l2", "l1"]
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -77,7 +76,7 @@ def test_distances_to_the_nearest_classes(norm):
     np.testing.assert_allclose(found.distance.amin(dim=1), closed_form(WEIGHTS, BIAS, IMAGES, LABELS, norm), rtol=1e-3)
     predicted = LINEAR(found.adversarial.flatten(0, 1)).argmax(dim=1).view(6, 3)
     assert torch.equal(predicted, found.classes)
-    reached = length(found.adversarial.flatten(0, 1) - IMAGES.repeat_interleave(3, dim=0), norm).view(6, 3)
+    reached = vector_norm(found.adversarial.flatten(0, 1) - IMAGES.repeat_interleave(3, dim=0), norm).view(6, 3)
     torch.testing.assert_close(reached, found.distance)
 
 
@@ -101,7 +100,7 @@ def test_iterated_pgd_finds_nothing_out_of_its_reach():
 
     def model_of(radius):
         def model(images):
-            reach = radius - length(images - 0.5, "linf")
+            reach = radius - vector_norm(images - 0.5, "linf")
             return torch.stack([reach, -reach], dim=1)
 
         return model
@@ -239,5 +238,5 @@ def test_masked_gradients(cifar10, cifar10_cnn, kind, norm):
     assert (found.status[correct] == Status.ATTACKED).float().mean() >= 0.95
     rows = found.status == Status.ATTACKED
     assert (model(found.adversarial).argmax(dim=1) != labels)[rows].all()
-    torch.testing.assert_close(length(found.adversarial - images, norm)[rows], found.distance[rows])
+    torch.testing.assert_close(vector_norm(found.adversarial - images, norm)[rows], found.distance[rows])
     assert found.distance[found.status == Status.CENSORED].isinf().all()

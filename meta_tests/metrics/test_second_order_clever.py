@@ -192,7 +192,7 @@ def test_statuses_neighbours_and_passes(digits):
         ({"radius": 0}, "got radius=0"),
         ({"iterations": 0}, "got iterations=0"),
         ({"blocks": 2}, "got blocks=2"),
-        ({"law": "cube"}, "got law='cube'"),
+        ({"sampling": "cube"}, "got sampling='cube'"),
         ({"targets": "worst"}, "got targets='worst'"),
     ],
 )

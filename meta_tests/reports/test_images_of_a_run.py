@@ -18,7 +18,7 @@ from metrics.attacks import SearchPath
 from metrics.extreme_value import end_point
 from reports.images import ImageRow
 from reports.page import page
-from reports.pictures import EACH, LARGEST, choose, pictures, png
+from reports.pictures import EACH, MAX_SIDE, choose, pictures, png
 from robustness_tests import test_adversarial_distance as properties
 from robustness_tests.harness.clever_fit import clever_fit
 from robustness_tests.harness.fixtures.clever import ScoreOfImage
@@ -42,7 +42,7 @@ def test_png_holds_the_very_pixels():
 
 
 def test_large_images_are_made_smaller_and_odd_channels_are_averaged():
-    assert pixels(png(np.full((3, 2 * LARGEST, LARGEST), 0.5))).shape == (LARGEST, LARGEST // 2, 3)
+    assert pixels(png(np.full((3, 2 * MAX_SIDE, MAX_SIDE), 0.5))).shape == (MAX_SIDE, MAX_SIDE // 2, 3)
     assert (pixels(png(np.stack([np.zeros((2, 2)), np.ones((2, 2))]))) == 128).all()
 
 
@@ -136,9 +136,9 @@ def test_fit_of_a_score_ends_at_the_score(robust, digits):
         score = image_row(ScoreOfImage, columns, image=row, radius=0.25, stored=False)
         assert score.status in (Status.ESTIMATED, Status.SATURATED)
         fit = clever_fit(score, 0.1)
-        assert (fit["looks"][-1], len(fit["maxima"])) == (score.blocks, score.blocks)
+        assert (fit["blocks"][-1], len(fit["maxima"])) == (score.blocks, score.blocks)
         first = end_point(scores.maxima[row : row + 1, :8])
-        assert fit["scores"][fit["looks"].index(8)] == pytest.approx(min(0.25, score.margin / float(first.estimate)))
+        assert fit["scores"][fit["blocks"].index(8)] == pytest.approx(min(0.25, score.margin / float(first.estimate)))
         # The score may be lower: by the gradient at the image, or a slope.
         assert fit["scores"][-1] >= score.score * (1 - 1e-6)
         assert all(

@@ -17,7 +17,7 @@ from meta_tests.runs import (
     results_of,
     run_of,
 )
-from reports.answers import answer, worst_images
+from reports.conclusions import conclusion, worst_images
 from reports.figures import figures
 from reports.markdown import summary as markdown_summary
 from reports.page import body, page
@@ -250,12 +250,12 @@ def test_answers_say_what_the_numbers_say():
     better = {"value": 0.2, "reference_value": 0.1, "p_value": 1e-9, "threshold": 0.05, "images": 100}
     beats = model_record("test_candidate_beats_reference_in_adversarial_distance", values=better, norm="linf")
     results = results_of(share, beats)
-    assert answer(results, "trust") == (
+    assert conclusion(results, "trust") == (
         "CLEVER is a lower bound for most images here, and wrong for some (needed: for 95%): in linf the score of "
         "robust is above the adversarial distance, or missing, for 4 of 100 images, and the median score is 0.88 of "
         "it (tight)."
     )
-    assert answer(results, "requirement") == (
+    assert conclusion(results, "requirement") == (
         "robust is shown to be better than standard in 1 of 1 comparisons on the same images: adversarial distance, "
         "linf 0.2 against 0.1."
     )
@@ -265,9 +265,9 @@ def test_answers_say_what_the_numbers_say():
         model_record("test_certified_below_distance", "failed", {}, norm="linf"),
         status=1,
     )
-    assert "CLEVER cannot be trusted here" in answer(bad, "trust")
-    assert "A number of this suite is wrong, not the model: certified below distance, linf." in answer(bad, "trust")
-    assert answer(bad, "requirement") == "robust is shown to be better than standard in 0 of 1 comparisons."
+    assert "CLEVER cannot be trusted here" in conclusion(bad, "trust")
+    assert "A number of this suite is wrong, not the model: certified below distance, linf." in conclusion(bad, "trust")
+    assert conclusion(bad, "requirement") == "robust is shown to be better than standard in 0 of 1 comparisons."
 
 
 def test_where_to_look_after_a_failure():
@@ -296,7 +296,7 @@ def test_errors_say_nothing_about_the_model():
     """A test that ran out of memory is no proof of masked gradients."""
     names = ("test_gradients_are_informative", "test_attack_has_converged", "test_certified_below_distance")
     results = results_of(*(model_record(name, "error", {}, norm="linf") for name in names), status=1)
-    assert answer(results, "trust") == ""
+    assert conclusion(results, "trust") == ""
     assert len(results.violated) == 3
 
 
@@ -305,7 +305,7 @@ def test_infinite_medians_are_shown_as_what_they_are():
     results = results_of(
         model_record("test_candidate_beats_reference_in_adversarial_distance", values=better, norm="linf")
     )
-    assert "adversarial distance, linf beyond what attacks found against 0.1" in answer(results, "requirement")
+    assert "adversarial distance, linf beyond what attacks found against 0.1" in conclusion(results, "requirement")
     assert "| beyond the attacks |" in markdown_summary(results)
 
 

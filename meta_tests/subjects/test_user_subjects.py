@@ -18,15 +18,15 @@ from meta_tests.subjects.wrong_subjects import good, pair
 from robustness_tests import Classifier, test_noise
 from robustness_tests.harness.fixtures.common_corruptions import accuracies
 from robustness_tests.harness.subject import Subject
-from robustness_tests.subjects import inspection
+from robustness_tests.subjects import subject_check
 from robustness_tests.subjects.catalog import DATASETS
 from robustness_tests.subjects.datasets import common_corruptions, digits, load_dataset
 from robustness_tests.subjects.images import from_object, images_and_labels
-from robustness_tests.subjects.inspection import MULTIPLICATIONS_AT_ONCE, _batch_size, rounded_up
-from robustness_tests.subjects.model_check import Examined, examine
+from robustness_tests.subjects.model_check import CheckedModel, check_network
 from robustness_tests.subjects.models import load_model, model_digest
 from robustness_tests.subjects.objects import code_of
 from robustness_tests.subjects.sources import dataset_source, model_source
+from robustness_tests.subjects.subject_check import MULTIPLICATIONS_AT_ONCE, _batch_size, rounded_up
 
 CPU = torch.device("cpu")
 
@@ -289,11 +289,11 @@ def test_networks_that_work_in_place_spoil_nothing(tmp_path):
     shutil.copy(wrong_subjects.__file__, tmp_path / "mine.py")
     images = digits("test")
     before = images.digest()
-    examined = [
-        examine(wrong_subjects.Changed(before=change), images, CPU)
+    checked = [
+        check_network(wrong_subjects.Changed(before=change), images, CPU)
         for change in (lambda some: some * 0.9, lambda some: some.mul_(0.9))
     ]
-    assert examined[0] == examined[1]
+    assert checked[0] == checked[1]
     source = model_source("robust", dataset_source("digits", tmp_path), tmp_path)
     in_place = wrong_subjects.Changed(before=lambda some: some.mul_(0.5))
     model_digest(source, in_place, images, CPU)
@@ -321,7 +321,7 @@ def test_right_input_of_other_kinds_is_taken(tmp_path):
     assert (two.total, two.labels.tolist()) == (2, [1, 0])
     masked = good()
     masked.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
-    examine(masked, images_and_labels(images, labels), CPU)
+    check_network(masked, images_and_labels(images, labels), CPU)
     (tmp_path / "mine.py").write_text(
         "from functools import partial\nfrom meta_tests.subjects.wrong_subjects import good\nnet = partial(good)\n"
     )
@@ -336,7 +336,7 @@ def test_right_input_of_other_kinds_is_taken(tmp_path):
     linear = nn.Sequential(nn.Flatten(), nn.Linear(16, 2)).eval()
     noisy = linear(few).argmax(dim=1)
     noisy[::3] = 1 - noisy[::3]
-    examine(linear, images_and_labels(few, noisy), CPU)
+    check_network(linear, images_and_labels(few, noisy), CPU)
 
 
 def test_seeds_do_not_depend_on_the_name_of_the_model(gate):
@@ -382,7 +382,7 @@ def test_saved_programs_are_the_network(tmp_path):
         assert torch.allclose(loaded(images), good()(images), atol=1e-6)
         assert not any(module.training for module in loaded.modules())
         assert not any(parameter.requires_grad for parameter in loaded.parameters())
-        examine(loaded, digits("test"), CPU)
+        check_network(loaded, digits("test"), CPU)
 
 
 def test_dropout_in_a_program_is_found(tmp_path):
@@ -391,7 +391,7 @@ def test_dropout_in_a_program_is_found(tmp_path):
     program = torch.export.export(random.train(), (images[:2],), dynamic_shapes=({0: torch.export.Dim("batch")},))
     torch.export.save(program, tmp_path / "net.pt2")
     with pytest.raises(ValueError, match="outputs that differ"):
-        examine(network("net.pt2", tmp_path), digits("test"), CPU)
+        check_network(network("net.pt2", tmp_path), digits("test"), CPU)
 
 
 def test_classifier_normalises_and_freezes():
@@ -413,14 +413,14 @@ def test_distance_of_a_linear_model_is_seen_at_once():
     images = torch.rand(40, 1, 4, 4, generator=generator)
     linear = nn.Sequential(nn.Flatten(), nn.Linear(16, 2)).eval()
     labels = linear(images).argmax(dim=1)
-    examined = examine(linear.requires_grad_(False), images_and_labels(images, labels), CPU)
+    checked = check_network(linear.requires_grad_(False), images_and_labels(images, labels), CPU)
     weights = linear[1].weight[0] - linear[1].weight[1]
     margins = (linear(images[:16])[:, 0] - linear(images[:16])[:, 1]).abs().median()
     for norm, dual in (("linf", 1), ("l2", 2), ("l1", torch.inf)):
-        assert examined.distances[norm] == pytest.approx(
+        assert checked.distances[norm] == pytest.approx(
             float(margins / torch.linalg.vector_norm(weights, dual)), rel=1e-4
         )
-    assert examined.multiplications == 32
+    assert checked.multiplications == 32
 
 
 @pytest.mark.parametrize(
@@ -432,18 +432,21 @@ def test_radius_is_rounded_up(value, expected):
 
 def test_radius_is_three_times_the_largest_linear_distance(tmp_path):
     """Six times in L1; a bundled dataset has its own."""
-    examined = [Examined({"linf": 0.01, "l2": 0.1, "l1": 1.0}, 1), Examined({"linf": 0.002, "l2": 0.3, "l1": 0.5}, 1)]
-    radii = inspection._clever_radius(dataset_source("cifar10", tmp_path), examined)  # noqa: SLF001
+    checked = [
+        CheckedModel({"linf": 0.01, "l2": 0.1, "l1": 1.0}, 1),
+        CheckedModel({"linf": 0.002, "l2": 0.3, "l1": 0.5}, 1),
+    ]
+    radii = subject_check._clever_radius(dataset_source("cifar10", tmp_path), checked)  # noqa: SLF001
     assert radii == pytest.approx({"linf": 0.05, "l2": 1.0, "l1": 10.0})
-    of_digits = inspection._clever_radius(dataset_source("digits", tmp_path), examined)  # noqa: SLF001
+    of_digits = subject_check._clever_radius(dataset_source("digits", tmp_path), checked)  # noqa: SLF001
     assert of_digits == dict(DATASETS["digits"].clever_radius)
 
 
 def test_a_user_is_told_about_classes_and_sorted_data():
-    remarks = inspection._remarks([0] * 20, ("cat", "dog"))  # noqa: SLF001
+    remarks = subject_check._remarks([0] * 20, ("cat", "dog"))  # noqa: SLF001
     assert remarks[0] == "classes by the names of their folders: 0 cat, 1 dog"
     assert remarks[1].startswith("all 20 images of this run are of class 0")
-    assert inspection._remarks([0, 1] * 10, ()) == []  # noqa: SLF001
+    assert subject_check._remarks([0, 1] * 10, ()) == []  # noqa: SLF001
 
 
 @pytest.mark.parametrize(("multiplications", "size"), [(1, 20), (MULTIPLICATIONS_AT_ONCE // 4, 4), (10**12, 1)])

@@ -14,7 +14,7 @@ from PIL import Image
 
 from meta_tests.subjects import wrong_subjects
 from meta_tests.subjects.wrong_subjects import good, pair
-from robustness_tests.subjects import inspection
+from robustness_tests.subjects import subject_check
 from robustness_tests.subjects.sources import dataset_source, model_source
 from robustness_tests.subjects.wide_resnet import WideResNet
 
@@ -382,7 +382,7 @@ def looked_at(model, dataset, folder):
     """What the process that looks at models and data does, as the options ask it to."""
     data = dataset_source(dataset, folder)
     sources = {"models": {"model": asdict(model_source(model, data, folder))}, "dataset": asdict(data)}
-    inspection.look({**sources, "images": 5, "device": "cpu", "data_dir": str(folder / "data")})
+    subject_check.check_request({**sources, "images": 5, "device": "cpu", "data_dir": str(folder / "data")})
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from metrics.attacks.search import Attack, Search
-from metrics.norms import DUAL, Norm, length, per_row, project, steepest
+from metrics.norms import DUAL, Norm, per_row, project, steepest, vector_norm
 
 MOMENTUM = 0.5
 OVERSHOOT = 0.02
-LARGEST_L1_STEP = 2.0
+MAX_L1_STEP = 2.0
 """A value can change by 1 at most: where the radius is much larger than that, all of a step of its size is cut off."""
 
 
@@ -96,14 +96,14 @@ def boundary_descent(
     best = torch.full_like(search.distance[rows], torch.inf) if within is None else within.clone()
     reached = Reached(torch.full_like(best, torch.inf), points.clone())
     momentum = torch.zeros_like(points)
-    furthest = length(torch.ones_like(points[:1]), search.norm)
+    furthest = vector_norm(torch.ones_like(points[:1]), search.norm)
     active = torch.arange(len(rows), device=rows.device)
     for step in range(steps if len(rows) else 0):
         aiming = aims[active] if aims is not None and step < aimed_steps else None
         here = points[active]
         margins, gradients = search.query_gradient(here, rows[active], attack, aiming)
-        slopes = length(gradients, DUAL[search.norm])
-        lengths = length(here - clean[active], search.norm)
+        slopes = vector_norm(gradients, DUAL[search.norm])
+        lengths = vector_norm(here - clean[active], search.norm)
         _keep_nearest(reached, best, active, margins, lengths, here)
         # Where there is no gradient, only a shrinking ball can move the point.
         moving = (slopes > 0) | (margins <= 0)
@@ -121,7 +121,7 @@ def boundary_descent(
         return reached
     here = points[active]
     margins = search.query(here, rows[active], attack)
-    _keep_nearest(reached, best, active, margins, length(here - clean[active], search.norm), here)
+    _keep_nearest(reached, best, active, margins, vector_norm(here - clean[active], search.norm), here)
     return reached
 
 
@@ -147,8 +147,8 @@ def _radius(margins: Tensor, slopes: Tensor, lengths: Tensor, best: Tensor, grow
 def _step(directions: Tensor, norm: Norm, radius: Tensor) -> Tensor:
     if norm == "l1":
         # Not the steepest step, a single value: the projection makes it sparse, and lets many values compete.
-        sizes = radius.clamp_max(LARGEST_L1_STEP)
-        return directions * per_row(sizes / _positive(length(directions, "linf")), directions)
+        sizes = radius.clamp_max(MAX_L1_STEP)
+        return directions * per_row(sizes / _positive(vector_norm(directions, "linf")), directions)
     return steepest(directions, norm) * per_row(radius, directions)
 
 

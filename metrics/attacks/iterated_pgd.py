@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from metrics.attacks.search import Attack, Search
-from metrics.norms import Norm, length, per_row, steepest
+from metrics.norms import Norm, per_row, steepest, vector_norm
 
 STEP_SIZE: dict[str, float] = {"linf": 0.0004, "l2": 0.005, "l1": 0.2}
 """Of the study (L-infinity) and of its follow-up, in units of the image range [0, 1]."""
@@ -55,7 +55,7 @@ def iterated_pgd(search: Search, rows: Tensor, *, steps: int, bisections: int) -
         fooled = per_row(search.query(middle, of, Attack.ITERATED_PGD) <= 0, middle)
         inner, outer = torch.where(fooled, inner, middle), torch.where(fooled, middle, outer)
     left = torch.zeros_like(search.distance[rows])
-    left[flipped] = length(outer - inner, search.norm)
+    left[flipped] = vector_norm(outer - inner, search.norm)
     return left
 
 
@@ -69,6 +69,6 @@ def _loss(search: Search, rows: Tensor) -> Callable[[Tensor], Tensor]:
 
 def _direction(gradients: Tensor, norm: Norm) -> Tensor:
     if norm == "l1":
-        sums = length(gradients, "l1").clamp_min(torch.finfo(gradients.dtype).tiny)
+        sums = vector_norm(gradients, "l1").clamp_min(torch.finfo(gradients.dtype).tiny)
         return gradients / per_row(sums, gradients)
     return steepest(gradients, norm)

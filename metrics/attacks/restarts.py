@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from metrics.attacks.search import Search
-from metrics.norms import length, per_row
+from metrics.norms import per_row, vector_norm
 
 NOISE = 3.0
 """Length of the noise, in lengths of the best perturbation: less falls back into the same minimum too often."""
@@ -27,7 +27,7 @@ def noisy_starts(search: Search, rows: Tensor, generators: Sequence[torch.Genera
     best = search.adversarial[rows]
     like: dict[str, Any] = {"device": best.device, "dtype": best.dtype}
     noise = torch.stack([torch.randn(best.shape[1:], generator=generators[row], **like) for row in rows.tolist()])
-    scale = NOISE * length(best - search.images[rows], "l2") / length(noise, "l2")
+    scale = NOISE * vector_norm(best - search.images[rows], "l2") / vector_norm(noise, "l2")
     return (best + per_row(scale, noise) * noise).clamp(0, 1)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from metrics.attacks.shortlist import Shortlist
 from metrics.box import descending_within_box, nearest_beyond
-from metrics.norms import Norm, length
+from metrics.norms import Norm, vector_norm
 from metrics.passes import Passes, margin, rounding_slack
 from metrics.results import concatenate
 
@@ -144,7 +144,7 @@ class Search:
 
     def _record(self, points: Tensor, rows: Tensor, logits: Tensor, attack: Attack) -> Tensor:
         margins = self.margin(logits, rows)
-        distances = length(points - self.images[rows], self.norm)
+        distances = vector_norm(points - self.images[rows], self.norm)
         better = (margins <= 0) & (distances < self.distance[rows])
         found = rows[better]
         self.distance[found] = distances[better]
@@ -192,7 +192,7 @@ def nearest_classes(search: Search, rows: Tensor, among: int, count: int) -> Nea
         gain = -(gradient * perturbation).flatten(1).sum(dim=1)
         # A boundary that is flat or outside the box is the last choice.
         last = torch.finfo(images.dtype).max
-        distance = torch.where(gain < 0.99 * amount, last, length(perturbation, search.norm))
+        distance = torch.where(gain < 0.99 * amount, last, vector_norm(perturbation, search.norm))
         shortlist.offer(everyone, distance, (images + perturbation).clamp(0, 1), classes[:, column])
     return Nearest(shortlist.classes.T, shortlist.points)
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from metrics.batches import halving_batches
-from metrics.gradient_norms.laws import Law, perturbations
-from metrics.norms import DUAL, Norm, length
+from metrics.gradient_norms.sampling import Sampling, perturbations
+from metrics.norms import DUAL, Norm, vector_norm
 from metrics.passes import Passes, rounding_slack
 
 
@@ -36,7 +36,7 @@ class GradientNorms:
         radius: Tensor,
         *,
         norms: Sequence[Norm],
-        law: Law,
+        sampling: Sampling,
         blocks: int,
         block_size: int,
         batch_size: int,
@@ -48,7 +48,7 @@ class GradientNorms:
         self.targets = targets
         self.radius = radius
         self.norms = tuple(norms)
-        self.law = law
+        self.sampling = sampling
         self.block_size = block_size
         self.batch_size = batch_size
         self.generators = generators
@@ -97,7 +97,9 @@ class GradientNorms:
     def _points(self, row: int) -> Tensor:
         """One block of points around an image; always drawn as a block, so that batches do not change them."""
         image = self.images[row]
-        drawn = perturbations(self.law, self.norms[0], self.block_size, image.shape, self.generators[row], image.dtype)
+        drawn = perturbations(
+            self.sampling, self.norms[0], self.block_size, image.shape, self.generators[row], image.dtype
+        )
         return drawn.mul_(self.radius[row]).add_(image).clamp_(0, 1)
 
     def _in_batches(self, points: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
@@ -117,13 +119,13 @@ class GradientNorms:
         clean = self.margins[rows].gather(1, columns)
         # Too near the image, a slope is mostly rounding.
         nearest = 1e-3 * self.radius[rows]
-        steps = [length(points - self.images[rows], norm).maximum(nearest) for norm in self.norms]
+        steps = [vector_norm(points - self.images[rows], norm).maximum(nearest) for norm in self.norms]
         norms = torch.empty(len(self.norms), *columns.shape, dtype=points.dtype, device=points.device)
         slopes = torch.empty_like(norms)
         gradients = self.passes.target_gradients(points, self.labels[rows], targets, rows)
         for column, (margins, gradient) in enumerate(gradients):
             change = ((margins - clean[:, column]).abs() - self.slack[rows]).clamp_min(0)
             for index, norm in enumerate(self.norms):
-                norms[index, :, column] = length(gradient, DUAL[norm])
+                norms[index, :, column] = vector_norm(gradient, DUAL[norm])
                 slopes[index, :, column] = change / steps[index]
         return norms, slopes

@@ -196,7 +196,7 @@ class Rearranged(Affine):
         return gradient
 
 
-LARGEST_FOLDED = 1e12
+MAX_FOLDED_WEIGHT = 1e12
 
 
 def folded(first: Affine, second: Scale) -> Affine | None:
@@ -208,7 +208,7 @@ def folded(first: Affine, second: Scale) -> Affine | None:
         return None
     scale = (second.scale.expand(second.shape_out) if per_channel is None else per_channel[:, 0]).double()
     # The model computes the product before the scale: it must not overflow where the whole does not.
-    if first.weight.abs().amax() > LARGEST_FOLDED or scale.abs().amin() < 1 / LARGEST_FOLDED:
+    if first.weight.abs().amax() > MAX_FOLDED_WEIGHT or scale.abs().amin() < 1 / MAX_FOLDED_WEIGHT:
         return None
     weight = (first.weight.double() * scale.view(-1, *[1] * (first.weight.dim() - 1))).to(first.weight.dtype)
     wide = scale.view(-1, *[1] * (len(second.shape_out) - 1))

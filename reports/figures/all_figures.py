@@ -108,7 +108,7 @@ DRAWINGS = (
         draw=scores.fits,
         caption="The candidate's image whose score, of those below the radius, is the largest part of its "
         "adversarial distance. The score has to settle while blocks of samples are drawn, and the fitted "
-        "law has to follow the samples: its end-point is the Lipschitz constant that the margin is divided "
+        "distribution has to follow the samples: its end-point is the Lipschitz constant that the margin is divided "
         "by.",
     ),
 )

@@ -102,15 +102,15 @@ def _fit_of(results: Results, norm: str) -> Mapping[str, Any] | None:
 
 def _convergence(fit: Mapping[str, Any], axes: Axes) -> str:
     blue = PLACEHOLDERS["candidate"]
-    axes.fill_between(fit["looks"], fit["lower"], fit["upper"], color=blue, alpha=0.2, label="95 % interval")
-    axes.plot(fit["looks"], fit["scores"], color=blue, marker="o", markersize=3.5, label="CLEVER score")
-    raw = [min(fit["radius"], fit["margin"] / max(fit["maxima"][:look])) for look in fit["looks"]]
-    axes.plot(fit["looks"], raw, color=PLACEHOLDERS["muted"], linestyle=":", label="without a fit")
+    axes.fill_between(fit["blocks"], fit["lower"], fit["upper"], color=blue, alpha=0.2, label="95 % interval")
+    axes.plot(fit["blocks"], fit["scores"], color=blue, marker="o", markersize=3.5, label="CLEVER score")
+    raw = [min(fit["radius"], fit["margin"] / max(fit["maxima"][:count])) for count in fit["blocks"]]
+    axes.plot(fit["blocks"], raw, color=PLACEHOLDERS["muted"], linestyle=":", label="without a fit")
     axes.axhline(fit["distance"], color=PLACEHOLDERS["bad"], linestyle="--", label="adversarial distance")
     axes.set(xlabel="blocks of samples", ylabel="CLEVER score", ylim=(0, None))
     first, last = fit["scores"][0], fit["scores"][-1]
     return (
-        f"the score was {first:.4g} after {fit['looks'][0]} blocks and is {last:.4g} after {fit['looks'][-1]} "
+        f"the score was {first:.4g} after {fit['blocks'][0]} blocks and is {last:.4g} after {fit['blocks'][-1]} "
         f"({fit['lower'][-1]:.4g} to {fit['upper'][-1]:.4g}), the adversarial distance is {fit['distance']:.4g}."
     )
 
@@ -132,7 +132,7 @@ def _fit(fit: Mapping[str, Any], axes: Axes) -> str:
         scale = float(np.mean((end - maxima) ** shape) ** (1 / shape))
         grid = np.linspace(maxima[0] - 0.1 * (end - maxima[0]), end, 200)
         fitted = np.exp(-(((end - grid) / scale) ** shape))
-        axes.plot(grid, fitted, color=PLACEHOLDERS["ink"], linewidth=1, label="fitted reverse Weibull law")
+        axes.plot(grid, fitted, color=PLACEHOLDERS["ink"], linewidth=1, label="fitted reverse Weibull distribution")
         text += f", p-value of the fit {fit['p_value']:.2f}"
     axes.axvline(end, color=PLACEHOLDERS["bad"], linestyle="--", label="end-point: Lipschitz constant")
     axes.set(xlabel="dual norm of the gradient", ylabel="share of the blocks", ylim=(0, 1.02))

@@ -20,8 +20,8 @@ from robustness_tests.harness.gpus import visible_gpus
 from robustness_tests.harness.options import CERTIFY, EFFORTS, OPTIONS, given_value
 from robustness_tests.harness.run import (
     CERTIFIED_NORMS,
+    CHECKED_SUBJECTS,
     GPU_BATCH_SIZE,
-    INSPECTION,
     RUN,
     Options,
     Run,
@@ -29,8 +29,8 @@ from robustness_tests.harness.run import (
     worker_input,
 )
 from robustness_tests.harness.thresholds import Thresholds, load_thresholds
-from robustness_tests.subjects.inspection import Inspection, WrongSubjectError, inspect
 from robustness_tests.subjects.sources import Source, dataset_source, model_source
+from robustness_tests.subjects.subject_check import CheckedSubjects, WrongSubjectError, check_subjects
 
 Value = TypeVar("Value")
 Given = TypeVar("Given")
@@ -52,7 +52,7 @@ def run_from(config: pytest.Config) -> Run:
     given = {option.name: given_value(config, option) for option in OPTIONS}
     options = checked_options(given, config)
     seen = _inspected(options, config)
-    config.stash[INSPECTION] = seen
+    config.stash[CHECKED_SUBJECTS] = seen
     if given["images"] and options.images > seen.test_images:
         raise pytest.UsageError(
             f"--images: got {options.images}, expected at most {seen.test_images}, the test split of "
@@ -148,15 +148,15 @@ def _comparable(baseline: Baseline, run: Run) -> None:
     )
 
 
-def _inspected(run: Options, config: pytest.Config) -> Inspection:
+def _inspected(run: Options, config: pytest.Config) -> CheckedSubjects:
     if is_worker(config):
-        return Inspection.from_json(worker_input(config)["robustness_inspection"])
+        return CheckedSubjects.from_json(worker_input(config)["robustness_subjects"])
     options = {"model": run.model, "against": run.against}
     capture = config.pluginmanager.getplugin("capturemanager")
     try:
         # Without capture: a download shows its progress on a terminal.
         with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
-            return inspect(
+            return check_subjects(
                 {option: run.sources[name] for option, name in options.items()},
                 run.dataset_source,
                 images=run.images,
@@ -167,7 +167,7 @@ def _inspected(run: Options, config: pytest.Config) -> Inspection:
         raise pytest.UsageError(f"--{error.option}: {error}") from error
 
 
-def _batch_sizes(given: int | None, device: str, seen: Inspection) -> Mapping[str, int]:
+def _batch_sizes(given: int | None, device: str, seen: CheckedSubjects) -> Mapping[str, int]:
     on_gpu = device.startswith("cuda") or (device == "auto" and visible_gpus())
     fixed = given or (GPU_BATCH_SIZE if on_gpu else None)
     return {name: fixed or size for name, size in seen.batch_sizes.items()}

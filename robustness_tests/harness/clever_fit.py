@@ -1,4 +1,4 @@
-"""How one CLEVER score came about: its samples, the law that was fitted to them, and the score as blocks were drawn."""
+"""How one CLEVER score came about: its samples, the distribution fitted to them, and the score as blocks were drawn."""
 
 from dataclasses import asdict, dataclass
 
@@ -6,7 +6,7 @@ from metrics.extreme_value import end_point
 from robustness_tests.harness.fixtures.clever import ScoreOfImage
 from robustness_tests.harness.values import plain
 
-LOOKS = (3, 5, 8, 12, 16, 20, 24, 28, 32, 36, 40, 48, 56)
+BLOCKS = (3, 5, 8, 12, 16, 20, 24, 28, 32, 36, 40, 48, 56)
 """Numbers of blocks after which the score is estimated again; three are needed for a fit."""
 
 
@@ -20,11 +20,11 @@ class CleverFit:
         margin: logit of the label minus that of the target.
         maxima: the largest dual norm of the gradient in each block.
         lipschitz: the end-point that was estimated from them: score = margin / lipschitz, at most the radius.
-        shape: of the fitted reverse Weibull law; None where the gradient is constant.
+        shape: of the fitted reverse Weibull distribution; None where the gradient is constant.
         p_value: of the test of that fit.
         radius: of the ball.
         distance: the adversarial distance.
-        looks: numbers of blocks.
+        blocks: numbers of blocks.
         scores: the score after so many blocks.
         lower: lower ends of the 95 % intervals of these.
         upper: upper ends.
@@ -39,7 +39,7 @@ class CleverFit:
     p_value: float
     radius: float
     distance: float
-    looks: list[int]
+    blocks: list[int]
     scores: list[float]
     lower: list[float]
     upper: list[float]
@@ -51,8 +51,8 @@ def clever_fit(score: ScoreOfImage, distance: float) -> dict[str, object]:
     Before it, scores are of the samples alone, of which the gradient at the image is none.
     """
     maxima = score.maxima[: score.blocks]
-    looks = [look for look in LOOKS if look < score.blocks]
-    fits = [end_point(maxima[None, :look]) for look in looks]
+    blocks = [count for count in BLOCKS if count < score.blocks]
+    fits = [end_point(maxima[None, :count]) for count in blocks]
 
     def scores(name: str, last: float) -> list[float]:
         return [*(min(score.radius, score.margin / float(getattr(fit, name))) for fit in fits), last]
@@ -67,7 +67,7 @@ def clever_fit(score: ScoreOfImage, distance: float) -> dict[str, object]:
         p_value=score.p_value,
         radius=score.radius,
         distance=distance,
-        looks=[*looks, score.blocks],
+        blocks=[*blocks, score.blocks],
         scores=scores("estimate", score.score),
         lower=scores("upper", score.lower),
         upper=scores("lower", score.upper),

@@ -9,11 +9,11 @@ import pytest
 
 from robustness_tests.harness.baseline import Baseline
 from robustness_tests.harness.thresholds import Thresholds
-from robustness_tests.subjects.inspection import Inspection
 from robustness_tests.subjects.sources import Source
+from robustness_tests.subjects.subject_check import CheckedSubjects
 
 GPU_BATCH_SIZE = 100
-"""Images measured together on a GPU, enough to use it. On a CPU the inspection says how many are worth it."""
+"""Images measured together on a GPU, enough to use it. On a CPU the check of the models says how many are worth it."""
 
 ACCURACY_IMAGES = {"quick": 100}
 """Images that the clean accuracy is measured on at least, by effort."""
@@ -86,7 +86,7 @@ class Run(Options):
         clever_radius: radius of CLEVER's ball for each norm.
         batch_sizes: images measured together, for each model.
         digests: of the models that were looked at before the run; those that are measured have to be the same.
-        remarks: what the inspection of models and dataset has to say.
+        remarks: what the check of models and dataset has to say.
         class_names: of the dataset, by number, as far as it has any.
         image_digests: of the images of this run, in order; none for the bundled dataset.
     """
@@ -135,7 +135,7 @@ class Run(Options):
 
 RUN = pytest.StashKey[Run]()
 IN_USE = pytest.StashKey[bool]()
-INSPECTION = pytest.StashKey[Inspection]()
+CHECKED_SUBJECTS = pytest.StashKey[CheckedSubjects]()
 
 
 def worker_input(config: pytest.Config) -> dict[str, Any]:

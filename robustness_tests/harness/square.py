@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from metrics.norms import Norm, length
+from metrics.norms import Norm, vector_norm
 from metrics.passes import margin
 from robustness_tests.subjects.reproducible import reproducible
 
-NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
+PYAUTOATTACK_NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 """What pyautoattack calls them."""
 
 
@@ -42,7 +42,7 @@ class _Recorder:
     def __call__(self, images: Tensor) -> Tensor:
         self.queries += len(images)
         logits: Tensor = self.network(images.clone())
-        distances = length(images - self.image, self.norm)
+        distances = vector_norm(images - self.image, self.norm)
         inside = (images.flatten(1).amin(dim=1) >= 0) & (images.flatten(1).amax(dim=1) <= 1)
         # Rounding: the attack may leave its own ball by the last bits.
         fooled = (margin(logits, self.label.expand(len(images))) < 0) & inside & (distances <= 1.0001 * self.epsilon)
@@ -73,7 +73,12 @@ def square(
 
     recorder = _Recorder(network, image, label, norm, epsilon)
     attack = SquareAttack(
-        recorder, norm=NORMS[norm], n_queries=queries, eps=epsilon, seed=seed % 2**32, device=str(image.device)
+        recorder,
+        norm=PYAUTOATTACK_NORMS[norm],
+        n_queries=queries,
+        eps=epsilon,
+        seed=seed % 2**32,
+        device=str(image.device),
     )
     with torch.no_grad(), torch.random.fork_rng(), reproducible(), contextlib.suppress(_FoundError):
         attack.perturb(image, label)

@@ -7,7 +7,7 @@ import pytest
 
 from robustness_tests.harness.gpus import visible_gpus
 from robustness_tests.harness.options import in_use
-from robustness_tests.harness.run import IN_USE, INSPECTION, RUN
+from robustness_tests.harness.run import CHECKED_SUBJECTS, IN_USE, RUN
 
 
 def cores() -> int:
@@ -54,7 +54,7 @@ def pytest_xdist_setupnodes(config: pytest.Config, specs: list[Any]) -> None:
 def pytest_configure_node(node: Any) -> None:
     """Tell each worker when the run began, and what was seen of models and data: it does not look again."""
     node.workerinput["robustness_started"] = node.config.stash[RUN].started
-    node.workerinput["robustness_inspection"] = node.config.stash[INSPECTION].to_json()
+    node.workerinput["robustness_subjects"] = node.config.stash[CHECKED_SUBJECTS].to_json()
 
 
 @pytest.hookimpl(optionalhook=True)

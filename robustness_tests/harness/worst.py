@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-LOOK_AT = 3
+MAX_WORST_IMAGES = 3
 """Images that a test names, at most."""
 
 
@@ -13,7 +13,7 @@ def worst_of(values: Mapping[int, float]) -> list[int]:
         >>> worst_of({0: 0.5, 1: 0.1, 2: 0.5, 3: float("-inf"), 4: 0.6})
         [3, 1, 0]
     """
-    return sorted(values, key=lambda image: (values[image], image))[:LOOK_AT]
+    return sorted(values, key=lambda image: (values[image], image))[:MAX_WORST_IMAGES]
 
 
 def difference(ours: float, theirs: float) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from robustness_tests.subjects.objects import one_line
 
-LARGEST_LABEL = 10**6
+MAX_LABEL = 10**6
 """No classifier has so many classes."""
 
 CHANNELS = (1, 2, 3, 4)
@@ -97,7 +97,7 @@ def _checked_labels(labels: NDArray[Any], images: int) -> int:
         raise ValueError(f"got {images} images and labels of shape {labels.shape}, expected as many of both, 1 or more")
     if labels.dtype.kind not in "iu":
         raise ValueError(f"got labels of {labels.dtype}, expected whole numbers: labels.astype('int64')")
-    if int(labels.min()) < 0 or int(labels.max()) > LARGEST_LABEL:
+    if int(labels.min()) < 0 or int(labels.max()) > MAX_LABEL:
         raise ValueError(f"got labels from {int(labels.min())} to {int(labels.max())}, expected class numbers from 0")
     return len(labels)
 

@@ -9,25 +9,25 @@ from scipy import stats
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from metrics.norms import DUAL, length
+from metrics.norms import DUAL, vector_norm
 from metrics.passes import Passes, check_logits, check_model, checked_logits, margin
 from robustness_tests.subjects.images import Images
 from robustness_tests.subjects.objects import one_line
 
-LOOKED_AT = 16
+CHECKED_IMAGES = 16
 """Images for all checks but that of the accuracy."""
 
-MOST_FOR_ACCURACY = 256
+MAX_ACCURACY_IMAGES = 256
 """Images for the check of the accuracy, which ends as soon as it is clear."""
 
-FAR = 1e6
+MAX_DISTANCE = 1e6
 """No perturbation of an image in [0, 1] is that long."""
 
 WRAP = "wrap the network: Classifier(network, normalize=(mean, std))"
 
 
 @dataclass(frozen=True)
-class Examined:
+class CheckedModel:
     """What is known about a model that has passed.
 
     Attributes:
@@ -40,7 +40,7 @@ class Examined:
     multiplications: int
 
 
-def examine(network: nn.Module, images: Images, device: torch.device) -> Examined:
+def check_network(network: nn.Module, images: Images, device: torch.device) -> CheckedModel:
     """Check that a network is a classifier of these images in the form that the metrics want.
 
     Evaluation mode; finite weights in single precision; logits for every label, and no probabilities; the same ones
@@ -56,7 +56,7 @@ def examine(network: nn.Module, images: Images, device: torch.device) -> Examine
     """
     check_model(network)
     _check_weights(network)
-    few, labels = images.images[:LOOKED_AT].to(device), images.labels[:LOOKED_AT].to(device)
+    few, labels = images.images[:CHECKED_IMAGES].to(device), images.labels[:CHECKED_IMAGES].to(device)
     logits = _called(network, few)
     if isinstance(logits, Tensor) and logits.dim() == 2:
         _check_classes(logits.shape[1], images)
@@ -65,7 +65,7 @@ def examine(network: nn.Module, images: Images, device: torch.device) -> Examine
     _check_one(_called(network, few[:1]), logits)
     _check_gradient(network, few, labels)
     right = _check_accuracy(network, images, device, logits.shape[1])
-    return Examined(_linear_distances(network, images, right, device), _multiplications(network, few[:1]))
+    return CheckedModel(_linear_distances(network, images, right, device), _multiplications(network, few[:1]))
 
 
 def _check_weights(network: nn.Module) -> None:
@@ -140,17 +140,17 @@ def _check_gradient(network: nn.Module, images: Tensor, labels: Tensor) -> None:
 def _check_accuracy(network: nn.Module, images: Images, device: torch.device, classes: int) -> Tensor:
     """Which images are classified correctly, as far as was looked; refused if guessing does as well."""
     looked_at, right = 0, torch.zeros(0, dtype=torch.bool)
-    limit = min(len(images.labels), MOST_FOR_ACCURACY)
+    limit = min(len(images.labels), MAX_ACCURACY_IMAGES)
     while looked_at < limit:
-        rows = slice(looked_at, min(looked_at + LOOKED_AT, limit))
+        rows = slice(looked_at, min(looked_at + CHECKED_IMAGES, limit))
         right = torch.cat([right, _right(network, images.images[rows].to(device), images.labels[rows])])
         looked_at = rows.stop
         by_chance = float(stats.binom.sf(int(right.sum()) - 1, looked_at, 1 / classes))
-        if by_chance < 1e-4 and looked_at >= LOOKED_AT:
+        if by_chance < 1e-4 and looked_at >= CHECKED_IMAGES:
             return right
     # Of very few images, nothing can be said but that all of them are wrong.
-    unlikely = 0.01 if looked_at >= MOST_FOR_ACCURACY else 0.05
-    if (by_chance >= unlikely and looked_at >= LOOKED_AT) or (looked_at >= 5 and not right.any()):
+    unlikely = 0.01 if looked_at >= MAX_ACCURACY_IMAGES else 0.05
+    if (by_chance >= unlikely and looked_at >= CHECKED_IMAGES) or (looked_at >= 5 and not right.any()):
         raise ValueError(
             f"got clean accuracy {float(right.float().mean()):.1%} on {looked_at} images, about as much as "
             f"guessing one of {classes} classes: {_what_helps(network, images, device, float(right.float().mean()))}"
@@ -193,7 +193,7 @@ def _what_helps(network: nn.Module, images: Images, device: torch.device, as_it_
 
 
 def _linear_distances(network: nn.Module, images: Images, right: Tensor, device: torch.device) -> dict[str, float]:
-    rows = right.nonzero().flatten()[:LOOKED_AT]
+    rows = right.nonzero().flatten()[:CHECKED_IMAGES]
     if not len(rows):
         raise ValueError(f"got none of {len(right)} images classified correctly, expected a model of this dataset")
     leaves, labels = images.images[rows].to(device), images.labels[rows].to(device)
@@ -203,7 +203,7 @@ def _linear_distances(network: nn.Module, images: Images, right: Tensor, device:
         (gradient,) = torch.autograd.grad(margins.sum(), leaves)
     found = {}
     for norm, dual in DUAL.items():
-        steepness = length(gradient, dual)
+        steepness = vector_norm(gradient, dual)
         steep = steepness > 0
         if not steep.any():
             raise ValueError(
@@ -211,7 +211,7 @@ def _linear_distances(network: nn.Module, images: Images, right: Tensor, device:
                 "differentiable model: are its logits saturated?"
             )
         found[norm] = max(float((margins.detach()[steep] / steepness[steep]).median()), 1e-6)
-        if not found[norm] < FAR:
+        if not found[norm] < MAX_DISTANCE:
             raise ValueError(
                 f"got gradients of the image with a norm of {float(steepness.max()):g} at most, expected a "
                 "differentiable model: are its logits saturated?"

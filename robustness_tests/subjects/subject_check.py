@@ -1,4 +1,4 @@
-"""A look at models and data before a run, in a process of its own: what is wrong, and what the run has to know.
+"""The check of models and data before a run, in a process of its own: what is wrong, and what the run has to know.
 
 The controller of a distributed run imports no torch, and the code of a user stays out of it.
 """
@@ -20,9 +20,9 @@ from typing import Any
 from robustness_tests.subjects.catalog import DATASETS, MODELS, NORMS
 from robustness_tests.subjects.sources import Source
 
-CODE = "from robustness_tests.subjects.inspection import main; main()"
+CODE = "from robustness_tests.subjects.subject_check import main; main()"
 
-LARGEST_BATCH = 20
+MAX_BATCH_SIZE = 20
 """On a CPU. Small enough that a run on a few images does not measure many more."""
 
 MULTIPLICATIONS_AT_ONCE = 10**9
@@ -30,7 +30,7 @@ MULTIPLICATIONS_AT_ONCE = 10**9
 
 
 @dataclass(frozen=True)
-class Inspection:
+class CheckedSubjects:
     """What a run knows about its dataset and models.
 
     Attributes:
@@ -38,7 +38,7 @@ class Inspection:
         values: of an image: channels, height and width multiplied.
         clever_radius: radius of CLEVER's ball for each norm.
         batch_sizes: for each model, the images that are worth measuring together on a CPU, at most 20.
-        digests: of the models that were looked at.
+        digests: of the models that were loaded.
         remarks: what a user should know before the run.
         class_names: of the folders that the classes are in; empty for other datasets.
         image_digests: of the images of the run, in order: short ones, and none for bundled data.
@@ -58,11 +58,11 @@ class Inspection:
         return json.dumps(asdict(self))
 
     @staticmethod
-    def from_json(text: str) -> "Inspection":
+    def from_json(text: str) -> "CheckedSubjects":
         """From the text of `to_json`."""
         fields = json.loads(text)
         lists = {name: tuple(fields[name]) for name in ("remarks", "class_names", "image_digests")}
-        return Inspection(**{**fields, **lists})
+        return CheckedSubjects(**{**fields, **lists})
 
 
 class WrongSubjectError(ValueError):
@@ -73,8 +73,10 @@ class WrongSubjectError(ValueError):
         self.option = option
 
 
-def inspect(models: Mapping[str, Source], dataset: Source, *, images: int, device: str, data_dir: Path) -> Inspection:
-    """Look at the subjects of a run; at bundled ones in the catalog, at others in a process of its own.
+def check_subjects(
+    models: Mapping[str, Source], dataset: Source, *, images: int, device: str, data_dir: Path
+) -> CheckedSubjects:
+    """Check the subjects of a run: bundled ones in the catalog, others in a process of its own.
 
     Args:
         models: by option, "model" and "against".
@@ -93,8 +95,8 @@ def inspect(models: Mapping[str, Source], dataset: Source, *, images: int, devic
             except ValueError as error:
                 raise WrongSubjectError(option, str(error)) from error
         card = DATASETS[dataset.name]
-        batch_sizes = {source.name: LARGEST_BATCH for source in models.values()}
-        return Inspection(card.test_images, card.values, dict(card.clever_radius), batch_sizes)
+        batch_sizes = {source.name: MAX_BATCH_SIZE for source in models.values()}
+        return CheckedSubjects(card.test_images, card.values, dict(card.clever_radius), batch_sizes)
     request = {
         "models": {option: asdict(source) for option, source in models.items()},
         "dataset": asdict(dataset),
@@ -102,17 +104,17 @@ def inspect(models: Mapping[str, Source], dataset: Source, *, images: int, devic
         "device": device,
         "data_dir": str(data_dir),
     }
-    return _in_a_process(request)
+    return _check_in_a_process(request)
 
 
-def _in_a_process(request: dict[str, Any]) -> Inspection:
+def _check_in_a_process(request: dict[str, Any]) -> CheckedSubjects:
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join(path for path in sys.path if path))
     # Downloads show their progress to somebody who sits there; what users' code prints is not for a log.
     shown = None if sys.stderr is not None and sys.stderr.isatty() else subprocess.PIPE
     if shown is None:
         names = ", ".join(dict.fromkeys(one["text"] for one in (*request["models"].values(), request["dataset"])))
         print(f"robustness: looking at {names}", file=sys.stderr)  # noqa: T201  # on a terminal: it takes some seconds
-    with tempfile.TemporaryDirectory(prefix="robustness-inspection-") as place:
+    with tempfile.TemporaryDirectory(prefix="robustness-check-") as place:
         answer = Path(place, "answer.json")
         done = subprocess.run(
             [sys.executable, "-c", CODE, str(answer)],
@@ -132,7 +134,7 @@ def _in_a_process(request: dict[str, Any]) -> Inspection:
         content = json.loads(answer.read_text(encoding="utf-8"))
     if "wrong" in content:
         raise WrongSubjectError(content["option"], content["wrong"])
-    return Inspection.from_json(json.dumps(content))
+    return CheckedSubjects.from_json(json.dumps(content))
 
 
 def main() -> None:
@@ -141,37 +143,37 @@ def main() -> None:
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
     try:
-        answer = asdict(look(request))
+        answer = asdict(check_request(request))
     except WrongSubjectError as error:
         answer = {"wrong": " ".join(str(error).split()), "option": error.option}
     Path(sys.argv[1]).write_text(json.dumps(answer), encoding="utf-8")
 
 
-def look(request: dict[str, Any]) -> Inspection:
-    """Look at models and dataset in this process.
+def check_request(request: dict[str, Any]) -> CheckedSubjects:
+    """Check models and dataset in this process.
 
     Raises:
         WrongSubjectError: for the first thing that is wrong with one of them.
     """
     # Here, and not at the top: the controller imports this module, and no torch.
     from robustness_tests.subjects.datasets import load_dataset  # noqa: PLC0415
-    from robustness_tests.subjects.model_check import MOST_FOR_ACCURACY, Examined, examine  # noqa: PLC0415
+    from robustness_tests.subjects.model_check import MAX_ACCURACY_IMAGES, CheckedModel, check_network  # noqa: PLC0415
     from robustness_tests.subjects.models import load_model, model_digest  # noqa: PLC0415
     from robustness_tests.subjects.reproducible import reproducible, resolve_device  # noqa: PLC0415
 
     data_dir, device = Path(request["data_dir"]), resolve_device(request["device"])
     dataset = Source(**request["dataset"])
     with _told_by("dataset"):
-        images = load_dataset(dataset, data_dir, max(MOST_FOR_ACCURACY, request["images"]))
-    examined: dict[str, Examined] = {}
+        images = load_dataset(dataset, data_dir, max(MAX_ACCURACY_IMAGES, request["images"]))
+    checked: dict[str, CheckedModel] = {}
     digests: dict[str, str] = {}
     for option, fields in request["models"].items():
         source = Source(**fields)
-        if source.name in examined:
+        if source.name in checked:
             continue
         with _told_by(option), reproducible():
             network = load_model(source, data_dir, device)
-            examined[source.name] = examine(network, images, device)
+            checked[source.name] = check_network(network, images, device)
             digests[source.name] = model_digest(source, network, images, device)
             # Weights of a file are the same every time; a function may be random.
             again = load_model(source, data_dir, device) if source.kind == "object" else None
@@ -180,11 +182,11 @@ def look(request: dict[str, Any]) -> Inspection:
                     f"got two different models from two calls of {source.attribute}(), expected the same weights: load "
                     "them, or seed what is random"
                 )
-    return Inspection(
+    return CheckedSubjects(
         test_images=images.total,
         values=images.images[0].numel(),
-        clever_radius=_clever_radius(dataset, list(examined.values())),
-        batch_sizes={name: _batch_size(one.multiplications) for name, one in examined.items()},
+        clever_radius=_clever_radius(dataset, list(checked.values())),
+        batch_sizes={name: _batch_size(one.multiplications) for name, one in checked.items()},
         digests=digests,
         remarks=tuple(_remarks(images.labels[: request["images"]].tolist(), images.class_names)),
         class_names=images.class_names,
@@ -207,13 +209,13 @@ def _told_by(option: str) -> Iterator[None]:
         raise WrongSubjectError(option, f"got {type(error).__name__} ({text}), expected {what}") from error
 
 
-def _clever_radius(dataset: Source, examined: list[Any]) -> dict[str, float]:
+def _clever_radius(dataset: Source, checked: list[Any]) -> dict[str, float]:
     if dataset.kind == "bundled":
         return dict(DATASETS[dataset.name].clever_radius)
     # So large that the cap decides few scores. Twice as large in L1, since random points of an L1 ball hardly ever come
     # near its corners.
     factor = {"l1": 6.0}
-    return {norm: rounded_up(factor.get(norm, 3.0) * max(one.distances[norm] for one in examined)) for norm in NORMS}
+    return {norm: rounded_up(factor.get(norm, 3.0) * max(one.distances[norm] for one in checked)) for norm in NORMS}
 
 
 def rounded_up(value: float) -> float:
@@ -232,7 +234,7 @@ def rounded_up(value: float) -> float:
 
 
 def _batch_size(multiplications: int) -> int:
-    return max(1, min(LARGEST_BATCH, MULTIPLICATIONS_AT_ONCE // max(1, multiplications)))
+    return max(1, min(MAX_BATCH_SIZE, MULTIPLICATIONS_AT_ONCE // max(1, multiplications)))
 
 
 def _remarks(labels: list[int], class_names: tuple[str, ...]) -> list[str]:

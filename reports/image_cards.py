@@ -11,7 +11,7 @@ from reports.pictures import REASONS, Picture
 from reports.results import Results
 
 
-def looks(results: Results) -> list[dict[str, Any]]:
+def image_cards(results: Results) -> list[dict[str, Any]]:
     """The cards by reason."""
     groups = []
     for reason, caption in REASONS.items():
@@ -29,7 +29,7 @@ def _subject(picture: Picture) -> tuple[str, int]:
     return (picture.model, picture.image)
 
 
-def look_link(results: Results, model: str | None, image: int, norm: str | None) -> str:
+def card_link(results: Results, model: str | None, image: int, norm: str | None) -> str:
     """Where an image is shown: its first card, or its rows in the table."""
     for picture in results.pictures:
         if _subject(picture) == (model, image):

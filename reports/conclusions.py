@@ -6,21 +6,21 @@ from reports.results import Results
 from reports.rows import Row
 from robustness_tests.harness.measured import Measured, read
 from robustness_tests.harness.records import Record
-from robustness_tests.harness.worst import LOOK_AT
+from robustness_tests.harness.worst import MAX_WORST_IMAGES
 
 TIGHT, LOOSE = 0.7, 0.3
 """Medians of CLEVER / adversarial distance above which a score is called tight, and below which it says little."""
 
 
-def answer(results: Results, part: str) -> str:
+def conclusion(results: Results, part: str) -> str:
     """A part of the report in a sentence or two; empty where there is nothing to say."""
     rows = [row for row in results.properties if row.group == part]
-    answers: dict[str, Callable[[Results, Sequence[Row]], str]] = {
+    conclusions: dict[str, Callable[[Results, Sequence[Row]], str]] = {
         "requirement": _better,
         "since": _since,
         "trust": _trust,
     }
-    return answers[part](results, rows) if part in answers else ""
+    return conclusions[part](results, rows) if part in conclusions else ""
 
 
 def _better(results: Results, rows: Sequence[Row]) -> str:
@@ -126,4 +126,4 @@ def worst_images_in(records: Iterable[Record], row: Row) -> list[int]:
         if record.test in tests:
             worst = read(Measured, record.values).worst
             images += [record.about.get("image")] if worst is None else worst
-    return [image for image in dict.fromkeys(images) if type(image) is int][:LOOK_AT]
+    return [image for image in dict.fromkeys(images) if type(image) is int][:MAX_WORST_IMAGES]
