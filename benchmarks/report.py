@@ -33,8 +33,8 @@ def test_clever_below_distance(measurements, model_name, norm, image, measured):
 
 def main():
     images = int(sys.argv[1]) if len(sys.argv) > 1 else 2500
-    with tempfile.TemporaryDirectory(dir=ROOT, prefix=".report-") as place:
-        folder = Path(place)
+    with tempfile.TemporaryDirectory(dir=ROOT, prefix=".report-") as temporary:
+        folder = Path(temporary)
         file = folder / "test_many.py"
         file.write_text(TESTS.format(images=images))
         command = [sys.executable, "-m", "pytest", "-q", "-n2", str(file), f"--results={folder / 'results'}"]

@@ -64,7 +64,7 @@ def anchored_clever(
             `adversarial_distance(...).adversarial`. A row that is not misclassified counts as none.
         scores: the CLEVER scores of these images, in this norm and of this model, which nothing here can check.
         norm: "linf", "l2" or "l1", the norm of the perturbation.
-        points: places on each segment where the gradient is taken: the middles of as many equal parts.
+        points: positions on each segment where the gradient is taken: the middles of as many equal parts.
         batch_size: the most rows that pass through the model at once.
 
     Raises:
@@ -159,9 +159,9 @@ def _steepest(
     way = adversarial[rows] - images[rows]
 
     def norms(first: int, last: int) -> Tensor:
-        place = torch.arange(first, last, device=rows.device)
-        segment, owner = place // points, rows[place // points]
-        there = images[owner] + per_row(shares[place % points], images) * way[segment]
+        position = torch.arange(first, last, device=rows.device)
+        segment, owner = position // points, rows[position // points]
+        there = images[owner] + per_row(shares[position % points], images) * way[segment]
         ((_, gradient),) = passes.target_gradients(there, labels[owner], anchor[owner, None], owner)
         return vector_norm(gradient, DUAL[norm])
 

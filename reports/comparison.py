@@ -82,10 +82,10 @@ def _rows(runs: Sequence[Results]) -> list[tuple[str, ...]]:
         }
         for run in runs
     ]
-    places = dict.fromkeys(place for table in tables for place in table)
+    keys = dict.fromkeys(key for table in tables for key in table)
     rows: list[tuple[str, ...]] = [("verdict", *(run.verdict for run in runs))]
-    for place in places:
-        found = [table.get(place) for table in tables]
+    for key in keys:
+        found = [table.get(key) for table in tables]
         title = next(row.title for row in found if row is not None)
         rows.append((title, *("" if row is None else _text(row) for row in found)))
     return rows

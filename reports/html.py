@@ -73,8 +73,8 @@ class Rows:
 
     def pytest_html_results_table_header(self, cells: list[str]) -> None:
         """Add our columns after the name of the test."""
-        for place, (name, title) in enumerate(COLUMNS.items(), start=2):
-            cells.insert(place, f'<th class="sortable" data-column-type="{name}">{title}</th>')
+        for column, (name, title) in enumerate(COLUMNS.items(), start=2):
+            cells.insert(column, f'<th class="sortable" data-column-type="{name}">{title}</th>')
         del cells[-1]
 
     def pytest_html_results_table_row(self, report: Any, cells: list[str]) -> None:
@@ -90,8 +90,8 @@ class Rows:
         # pytest-html writes it as HTML, and a name may hold some.
         name = report.nodeid if report.when == "call" else f"{report.nodeid}::{report.when}"
         cells[1] = f'<td class="col-testId" id="{anchor(report.nodeid, "test")}">{escape(name)}</td>'
-        for place, name in enumerate(COLUMNS, start=2):
-            cells.insert(place, f'<td class="col-{name}">{escape(str(values.get(name, "")))}</td>')
+        for column, name in enumerate(COLUMNS, start=2):
+            cells.insert(column, f'<td class="col-{name}">{escape(str(values.get(name, "")))}</td>')
         del cells[-1]
 
     def _worth_a_row(self, outcome: str) -> bool:

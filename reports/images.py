@@ -87,10 +87,10 @@ def image_rows(records: Iterable[Record], run: Run) -> list[ImageRow]:
         image = record.about.get("image")
         if isinstance(image, int) and {"model", "norm"} <= record.about.keys():
             groups.setdefault((str(record.about["norm"]), str(record.about["model"]), image), []).append(record)
-    known_places = [(norm, model) for model in run.models for norm in run.norms]
-    order = {place: number for number, place in enumerate(known_places)}
-    places = sorted(groups, key=lambda place: (order.get(place[:2], len(order)), place))
-    return [_row(*place, groups[place]) for place in places]
+    known = [(norm, model) for model in run.models for norm in run.norms]
+    order = {key: number for number, key in enumerate(known)}
+    keys = sorted(groups, key=lambda key: (order.get(key[:2], len(order)), key))
+    return [_row(*key, groups[key]) for key in keys]
 
 
 SOURCES: dict[str, dict[str, str]] = {

@@ -82,11 +82,11 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         return
     text = summary(results)
     file, step = session.config.stash[RUN].summary, os.environ.get("GITHUB_STEP_SUMMARY")
-    for place, mode in ((file, "w"), (Path(step) if step else None, "a")):
-        if place is None:
+    for path, mode in ((file, "w"), (Path(step) if step else None, "a")):
+        if path is None:
             continue
         try:
-            with place.open(mode, encoding="utf-8") as page:
+            with path.open(mode, encoding="utf-8") as page:
                 page.write(text)
         except OSError as error:
-            session.config.stash.setdefault(TROUBLES, []).append(f"no summary in {place}: {error.strerror}")
+            session.config.stash.setdefault(TROUBLES, []).append(f"no summary in {path}: {error.strerror}")

@@ -90,12 +90,12 @@ def pictures(run: Run, rows: Sequence[ImageRow], named: Iterable[int] = ()) -> l
     return [_picture(reason, row, *pair) for reason, row, pair in found if pair is not None]
 
 
-def _read(folder: Path, place: str | None) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
-    if not place:
+def _read(folder: Path, stored_at: str | None) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+    if not stored_at:
         return None
     from safetensors import SafetensorError, safe_open  # noqa: PLC0415
 
-    name, _, row = place.rpartition("#")
+    name, _, row = stored_at.rpartition("#")
     try:
         with safe_open(folder / name, "numpy") as stored:
             clean, adversarial = (stored.get_slice(column)[int(row)] for column in ("clean", "adversarial"))

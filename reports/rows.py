@@ -124,8 +124,8 @@ class Row(Figures):
     def where(self) -> str:
         """Norm, epsilon and condition, as far as it has any; in L-infinity, in levels of 8-bit images if whole."""
         levels = _levels(self.epsilon) if self.norm == "linf" else None
-        place = " ".join(part for part in (self.norm, self.epsilon, levels) if part)
-        return ", ".join(part for part in (place, self.condition) if part)
+        perturbation = " ".join(part for part in (self.norm, self.epsilon, levels) if part)
+        return ", ".join(part for part in (perturbation, self.condition) if part)
 
 
 HEADER = ("property", "model", "measured", "interval", "needed", "reference", "last release", "images", "verdict")

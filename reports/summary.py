@@ -142,9 +142,9 @@ def _notes_of_baseline(baseline: Baseline, run: Run) -> list[str]:
 def _image_rows(records: Sequence[Record], run: Run) -> list[Row]:
     groups: dict[tuple[str, str, str], list[Record]] = {}
     for record in records:
-        place = (record.property_name, str(record.about.get("model", "")), str(record.about.get("norm", "")))
-        groups.setdefault(place, []).append(record)
-    return [_image_row(run, *place, group) for place, group in groups.items()]
+        key = (record.property_name, str(record.about.get("model", "")), str(record.about.get("norm", "")))
+        groups.setdefault(key, []).append(record)
+    return [_image_row(run, *key, group) for key, group in groups.items()]
 
 
 def _image_row(run: Run, name: str, model: str, norm: str, group: Sequence[Record]) -> Row:

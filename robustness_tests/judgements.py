@@ -79,7 +79,7 @@ def is_robust(found: DistanceOfImage, epsilon: float) -> bool:
     return found.status is not Status.MISCLASSIFIED and found.distance > epsilon
 
 
-def place(score: ScoreOfImage, lower: float, upper: float) -> str:
+def position_in_bracket(score: ScoreOfImage, lower: float, upper: float) -> str:
     """Where a CLEVER score is: above, inside or below the bracket. One at its radius says only: at least."""
     if score.score > upper * (1 + ROUNDING):
         return "above"

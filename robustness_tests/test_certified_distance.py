@@ -7,7 +7,7 @@ import pytest
 from metrics import Status
 from metrics.statistics import median, share
 from robustness_tests.harness.worst import worst_of
-from robustness_tests.judgements import ROUNDING, SCORED, assert_labels_are_kept, place
+from robustness_tests.judgements import ROUNDING, SCORED, assert_labels_are_kept, position_in_bracket
 
 INSIDE_THE_BALL = 1 - 1e-6
 """A perturbation is scaled in floating point, and has to end up inside."""
@@ -167,8 +167,8 @@ def test_clever_within_bracket(
     if ratios:
         certified_ratio = median(ratios, thresholds.confidence).value
         measured(certified_ratio=certified_ratio, uninformative=certified_ratio < thresholds.certified_ratio)
-    places = [
-        place(
+    positions = [
+        position_in_bracket(
             clever(model, image, norm=norm),
             lower,
             exact_if_any(model, norm, image, exact_distance) or attacks[image].distance,
@@ -176,14 +176,14 @@ def test_clever_within_bracket(
         for image, lower in proved.items()
         if clever(model, image, norm=norm).status in SCORED
     ]
-    if not places:
+    if not positions:
         pytest.skip("no image has both a CLEVER score and a certificate")
-    shares = {name: places.count(name) / len(places) for name in ("above", "inside", "below")}
-    measured(value=shares["inside"], clever_above=shares["above"], clever_below=shares["below"], images=len(places))
+    shares = {name: positions.count(name) / len(positions) for name in ("above", "inside", "below")}
+    measured(value=shares["inside"], clever_above=shares["above"], clever_below=shares["below"], images=len(positions))
     most = 1 - thresholds.clever_below_distance
-    assert share(places.count("above"), len(places), thresholds.confidence).lower <= most, (
-        f"CLEVER is above the true {norm} distance for {shares['above']:.1%} of {len(places)} images of {model.name}, "
-        f"expected {most:.1%} or less"
+    assert share(positions.count("above"), len(positions), thresholds.confidence).lower <= most, (
+        f"CLEVER is above the true {norm} distance for {shares['above']:.1%} of {len(positions)} images of "
+        f"{model.name}, expected {most:.1%} or less"
     )
 
 

@@ -112,10 +112,10 @@ def test_other_images_of_the_same_numbers_are_refused(last):
 )
 def test_damaged_baseline_is_refused(tmp_path, path, value):
     content = results_of(*records_of_images(RUN, 2)).to_json()
-    place = content
+    inner = content
     for name in path[:-1]:
-        place = place[name]
-    place[path[-1]] = value
+        inner = inner[name]
+    inner[path[-1]] = value
     (tmp_path / "last.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match="which is damaged"):
         load_baseline(tmp_path / "last.json", "last.json")

@@ -20,10 +20,10 @@ EXAMPLE = re.findall(r"```python\n# (\w+\.py)\n(.*?)```", (ROOT / "docs/metrics.
 @pytest.fixture
 def with_example(gate):
     """The suite, and the files of the example in a folder of the user's."""
-    place = gate.folder / "mine"
-    place.mkdir()
+    folder = gate.folder / "mine"
+    folder.mkdir()
     for name, content in EXAMPLE:
-        (place / name).write_text(content)
+        (folder / name).write_text(content)
     return gate
 
 
@@ -144,14 +144,14 @@ ALLOWED = {
 def test_names_of_metrics_stand_in_their_own_files_only():
     """In code, not in comments and docstrings: what else knows a metric by name has to be changed for a new one."""
     names = re.compile(rf"(?<![\w-])({'|'.join(map(re.escape, METRICS))})(?![\w-])")
-    places = [
+    mentioned = [
         f"{file.relative_to(ROOT)}:{token.lineno}: {token.name}"
         for folder in ("robustness_tests/harness", "robustness_tests/subjects", "reports")
         for file in sorted((ROOT / folder).rglob("*.py"))
         if file.parent.name != "fixtures" and file.name not in ALLOWED
         for token in mentions(file, names)
     ]
-    assert not places
+    assert not mentioned
 
 
 def mentions(file, names):

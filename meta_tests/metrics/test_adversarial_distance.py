@@ -210,10 +210,10 @@ def test_published_proofs_are_not_contradicted():
     checked = {"verified": 0, "falsified": 0}
     for name in {row["network"] for row in rows}:
         weights = load_file(shared_file(f"truth/{name.removesuffix('.safetensors')}.safetensors"))
-        places = sorted({int(key.split(".")[0]) for key in weights})
+        layers = sorted({int(key.split(".")[0]) for key in weights})
         layers = [nn.Flatten()]
-        for place in places:
-            matrix = weights[f"{place}.weight"]
+        for layer in layers:
+            matrix = weights[f"{layer}.weight"]
             layers += [nn.Linear(matrix.shape[1], matrix.shape[0]), nn.ReLU()]
         network = nn.Sequential(*layers[:-1])
         network.load_state_dict(weights)

@@ -211,9 +211,9 @@ class WinnersTakeAll(nn.Module):
 
 def with_winners(network):
     """The shared CNN whose ReLUs are replaced, as if it had been trained so."""
-    for place, layer in enumerate(network.network):
+    for position, layer in enumerate(network.network):
         if isinstance(layer, nn.ReLU):
-            network.network[place] = nn.Sequential(nn.ReLU(), WinnersTakeAll())
+            network.network[position] = nn.Sequential(nn.ReLU(), WinnersTakeAll())
     return network.eval()
 
 

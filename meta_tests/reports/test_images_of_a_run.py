@@ -67,10 +67,10 @@ def test_pictures_are_read_from_the_store(stored):
     assert pixels(found.difference).tolist() == [[255, 128], [128, 64]]
 
 
-@pytest.mark.parametrize("place", [None, "gone.safetensors#0", "broken.safetensors#0"])
-def test_what_is_not_stored_is_no_picture(stored, place):
+@pytest.mark.parametrize("stored_at", [None, "gone.safetensors#0", "broken.safetensors#0"])
+def test_what_is_not_stored_is_no_picture(stored, stored_at):
     (stored.measurements / "broken.safetensors").write_bytes(b"nothing")
-    assert pictures(stored, [ImageRow("robust", "linf", 7, distance=0.25, stored_at=place)]) == []
+    assert pictures(stored, [ImageRow("robust", "linf", 7, distance=0.25, stored_at=stored_at)]) == []
 
 
 def test_chosen_images_are_the_worst():
@@ -104,10 +104,10 @@ def test_trace_is_the_best_distance_so_far(robust, digits):
         assert trace[-1] == columns["trace"][row].min() == pytest.approx(final)
         mine = result.path.image == row
         tried, margins = result.path.distance[mine], result.path.margin[mine]
-        for place, queries in enumerate(TRACED):
+        for index, queries in enumerate(TRACED):
             if final > 0 and queries <= len(tried):
                 found = [d for d, m in zip(tried[:queries].tolist(), margins[:queries].tolist(), strict=True) if m <= 0]
-                assert float(trace[place]) == pytest.approx(max(final, min(found, default=math.inf)), rel=1e-3)
+                assert float(trace[index]) == pytest.approx(max(final, min(found, default=math.inf)), rel=1e-3)
 
 
 def test_trace_by_hand():

@@ -24,8 +24,8 @@ def randomised(network, seed=0):
     return network.eval()
 
 
-def keep(folder, place, content):
-    dataset, threat, name = place.split("/")
+def keep(folder, location, content):
+    dataset, threat, name = location.split("/")
     path = folder / "models" / dataset / threat / f"{name}.pt"
     path.parent.mkdir(parents=True)
     torch.save(content, path)
@@ -49,28 +49,28 @@ def test_corruption_wide_resnet_is_the_plain_one(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("place", "architecture", "wrapped"),
+    ("location", "architecture", "wrapped"),
     [
         ("cifar10/corruptions/Modas2021PRIMEResNet18", "resnet.ResNet18", False),
         ("cifar10/Linf/Sehwag2021Proxy_R18", "resnet.ResNet18", True),
     ],
 )
-def test_resnet18_is_the_plain_one(tmp_path, place, architecture, wrapped):
+def test_resnet18_is_the_plain_one(tmp_path, location, architecture, wrapped):
     module, _, name = architecture.partition(".")
     robustbench_module("utils")
     plain = randomised(getattr(importlib.import_module(f"robustbench.model_zoo.architectures.{module}"), name)())
     zoo, enums = robustbench_module("model_zoo"), robustbench_module("model_zoo.enums")
-    dataset, threat, model = place.split("/")
+    dataset, threat, model = location.split("/")
     class_of_zoo = zoo.model_dicts[enums.BenchmarkDataset(dataset)][enums.ThreatModel(threat)][model]["model"]()
     constants = {name: tensor for name, tensor in class_of_zoo.state_dict().items() if name not in plain.state_dict()}
     state = {**plain.state_dict(), **constants}
-    keep(tmp_path, place, {"state_dict": state} if wrapped else state)
+    keep(tmp_path, location, {"state_dict": state} if wrapped else state)
     images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     mean, std = (
         next((tensor for name, tensor in constants.items() if name in names), default)
         for names, default in ((("mu", "mean"), torch.tensor(0.0)), (("sigma", "std"), torch.tensor(1.0)))
     )
-    loaded = robustbench_zoo.load(place, tmp_path)
+    loaded = robustbench_zoo.load(location, tmp_path)
     with torch.no_grad():
         expected = plain((images - mean) / std)
         assert torch.allclose(loaded(images), expected, atol=1e-5)
@@ -78,14 +78,14 @@ def test_resnet18_is_the_plain_one(tmp_path, place, architecture, wrapped):
 
 
 def test_names_of_the_study_exist(tmp_path):
-    for place in (AUGMIX, "cifar10/Linf/Standard"):
-        robustbench_zoo.check_name(*place.split("/"))
-    for place, hint in (
+    for location in (AUGMIX, "cifar10/Linf/Standard"):
+        robustbench_zoo.check_name(*location.split("/"))
+    for location, hint in (
         ("cifar10/corruptions/Hendrycks2020AugMix", "did you mean"),
         ("cifar100/L2/Standard", "expected one of the 0 models"),
     ):
         with pytest.raises(ValueError, match=hint):
-            robustbench_zoo.check_name(*place.split("/"))
+            robustbench_zoo.check_name(*location.split("/"))
 
 
 def test_another_robustbench_is_told(monkeypatch):

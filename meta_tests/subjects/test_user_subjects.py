@@ -326,9 +326,9 @@ def test_right_input_of_other_kinds_is_taken(tmp_path):
         "from functools import partial\nfrom meta_tests.subjects.wrong_subjects import good\nnet = partial(good)\n"
     )
     assert isinstance(network("mine.py:net", tmp_path), nn.Module)
-    for place in ("cat", "dog", ".cache"):
-        (tmp_path / "pictures" / place).mkdir(parents=True)
-        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / f"pictures/{place}/a.png")
+    for name in ("cat", "dog", ".cache"):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / f"pictures/{name}/a.png")
     found = load("folder:pictures", tmp_path)
     assert (found.class_names, found.labels.tolist()) == (("cat", "dog"), [0, 1])
     # 20 of 30 right, of two classes: better than guessing as far as anybody can tell.
@@ -458,12 +458,12 @@ def cifar_batch(folder, monkeypatch):
     """A test batch in the format of the authors, its digest made the known one."""
     generator = np.random.default_rng(0)
     content = {"data": generator.integers(0, 256, (30, 3072), dtype=np.uint8), "labels": list(range(10)) * 3}
-    place = folder / CIFAR10.base_folder
-    place.mkdir()
+    folder_of_data = folder / CIFAR10.base_folder
+    folder_of_data.mkdir()
     files = {"test_batch": content, "batches.meta": {"label_names": list("abcdefghij")}}
     for name, value in files.items():
-        (place / name).write_bytes(pickle.dumps(value))
-    digests = {name: hashlib.md5((place / name).read_bytes()).hexdigest() for name in files}
+        (folder_of_data / name).write_bytes(pickle.dumps(value))
+    digests = {name: hashlib.md5((folder_of_data / name).read_bytes()).hexdigest() for name in files}
     monkeypatch.setattr(CIFAR10, "train_list", [])
     monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", digests["test_batch"]]])
     monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": digests["batches.meta"]})
@@ -487,12 +487,12 @@ def test_cifar10_that_somebody_has_changed_is_not_unpickled(tmp_path, monkeypatc
 
 
 def test_cifar10_c_is_read_by_severity(tmp_path):
-    place = tmp_path / "CIFAR-10-C"
-    place.mkdir()
+    folder_of_data = tmp_path / "CIFAR-10-C"
+    folder_of_data.mkdir()
     images = np.zeros((50_000, 1, 1, 3), np.uint8)
     images[20_000:30_000] = 255
-    np.save(place / "fog.npy", images)
-    np.save(place / "labels.npy", (np.arange(50_000) % 10).astype(np.uint8))
+    np.save(folder_of_data / "fog.npy", images)
+    np.save(folder_of_data / "labels.npy", (np.arange(50_000) % 10).astype(np.uint8))
     found = load("cifar10-c:fog:3", tmp_path, 100)
     assert found.images.shape == (100, 3, 1, 1)
     assert bool((found.images == 1).all())
@@ -503,11 +503,11 @@ def test_cifar10_c_is_read_by_severity(tmp_path):
 @pytest.fixture
 def two_corruptions(tmp_path):
     """A CIFAR-10-C of white fog and black snow, every other image of class 1."""
-    place = tmp_path / "CIFAR-10-C"
-    place.mkdir()
+    folder_of_data = tmp_path / "CIFAR-10-C"
+    folder_of_data.mkdir()
     for name, value in (("fog", 255), ("snow", 0)):
-        np.save(place / f"{name}.npy", np.full((50_000, 2, 2, 3), value, np.uint8))
-    np.save(place / "labels.npy", np.tile(np.arange(2, dtype=np.uint8), 25_000))
+        np.save(folder_of_data / f"{name}.npy", np.full((50_000, 2, 2, 3), value, np.uint8))
+    np.save(folder_of_data / "labels.npy", np.tile(np.arange(2, dtype=np.uint8), 25_000))
     return tmp_path
 
 
@@ -548,7 +548,7 @@ def test_names_of_the_study_are_robustbench_models_on_cifar10(tmp_path):
     cifar10 = dataset_source("cifar10", tmp_path)
     robust, standard = (model_source(name, cifar10, tmp_path) for name in ("robust", "standard"))
     assert (robust.name, robust.text) == ("robust", "robustbench:cifar10/corruptions/Hendrycks2020AugMix_WRN")
-    assert (standard.name, standard.place) == ("standard", "cifar10/Linf/Standard")
+    assert (standard.name, standard.location) == ("standard", "cifar10/Linf/Standard")
     assert model_source("robust", dataset_source("digits", tmp_path), tmp_path).kind == "bundled"
 
 

@@ -121,9 +121,9 @@ def cifar(folder):
 
 def checkpoint(folder, content):
     cifar(folder)
-    place = folder / "data/models/cifar10/corruptions"
-    place.mkdir(parents=True)
-    torch.save(content, place / "Hendrycks2020AugMix_WRN.pt")
+    folder_of_models = folder / "data/models/cifar10/corruptions"
+    folder_of_models.mkdir(parents=True)
+    torch.save(content, folder_of_models / "Hendrycks2020AugMix_WRN.pt")
 
 
 def other_checkpoint(folder):

@@ -26,12 +26,12 @@ class Shortlist:
         Of two at the same distance the one that came first stays first.
         """
         classes = torch.zeros_like(rows) if classes is None else classes
-        for place in range(len(self.distance)):
-            nearer = distance < self.distance[place, rows]
-            kept = self.distance[place, rows], self.points[place, rows], self.classes[place, rows]
-            self.distance[place, rows] = torch.where(nearer, distance, kept[0])
-            self.points[place, rows] = torch.where(per_row(nearer, points), points, kept[1])
-            self.classes[place, rows] = torch.where(nearer, classes, kept[2])
+        for rank in range(len(self.distance)):
+            nearer = distance < self.distance[rank, rows]
+            kept = self.distance[rank, rows], self.points[rank, rows], self.classes[rank, rows]
+            self.distance[rank, rows] = torch.where(nearer, distance, kept[0])
+            self.points[rank, rows] = torch.where(per_row(nearer, points), points, kept[1])
+            self.classes[rank, rows] = torch.where(nearer, classes, kept[2])
             distance = torch.where(nearer, kept[0], distance)
             points = torch.where(per_row(nearer, points), kept[1], points)
             classes = torch.where(nearer, kept[2], classes)

@@ -87,12 +87,12 @@ class GradientNorms:
         points = torch.cat([self._points(row) for row in rows.tolist()])
         owners = rows.repeat_interleave(self.block_size)
         norms, slopes = self._in_batches(points, owners, columns.repeat_interleave(self.block_size, dim=0))
-        place = rows[:, None], columns, blocks[:, None]
+        index = rows[:, None], columns, blocks[:, None]
         by_block = len(self.norms), len(rows), self.block_size, columns.shape[1]
-        self.maxima[:, *place] = norms.view(by_block).amax(dim=2)
-        self.means[:, *place] = norms.view(by_block).mean(dim=2)
-        self.slopes[:, *place] = slopes.view(by_block).amax(dim=2)
-        self.zeros[place] = (norms[0] == 0).view(by_block[1:]).sum(dim=1)
+        self.maxima[:, *index] = norms.view(by_block).amax(dim=2)
+        self.means[:, *index] = norms.view(by_block).mean(dim=2)
+        self.slopes[:, *index] = slopes.view(by_block).amax(dim=2)
+        self.zeros[index] = (norms[0] == 0).view(by_block[1:]).sum(dim=1)
 
     def _points(self, row: int) -> Tensor:
         """One block of points around an image; always drawn as a block, so that batches do not change them."""

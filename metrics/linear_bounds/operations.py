@@ -143,8 +143,8 @@ class Convolution(Affine):
             return super().rows(positions, signs)
         channels, high, wide = self.weight.shape[1:]
         height, width = self.shape_out[1:]
-        filters, place = positions // (height * width), positions % (height * width)
-        top, left = place // width * self.stride[0], place % width * self.stride[1]
+        filters, pixel = positions // (height * width), positions % (height * width)
+        top, left = pixel // width * self.stride[0], pixel % width * self.stride[1]
         far = [(size - 1) * step for size, step in zip((height, width), self.stride, strict=True)]
         reach = [self.dilation[0] * (high - 1) + 1, self.dilation[1] * (wide - 1) + 1]
         # The padded operand: at least as large as the filters need.

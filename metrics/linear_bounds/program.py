@@ -137,9 +137,9 @@ def _without_unused(program: Program) -> Program:
         if number in needed:
             needed.update(program.nodes[number].inputs)
     kept = sorted(needed)
-    place = {number: new for new, number in enumerate(kept)}
+    renumbered = {number: new for new, number in enumerate(kept)}
     nodes = [program.nodes[number] for number in kept]
     return Program(
-        tuple(Node(node.operation, tuple(place[one] for one in node.inputs), node.shape) for node in nodes),
-        place[program.output],
+        tuple(Node(node.operation, tuple(renumbered[one] for one in node.inputs), node.shape) for node in nodes),
+        renumbered[program.output],
     )

@@ -227,18 +227,18 @@ def relaxed_max_pool(operation: MaxPool, operand: Interval) -> RelaxedMaxPool:
     upper = operation.apply(operand.upper)
     # The largest upper bound of the others of the window: with the best one taken out. A value may be the best of one
     # window and not of its neighbour, so windows are laid out side by side.
-    windows, places = _windows(operation, operand.upper)
-    others = windows.masked_fill(places == best[:, :, None], -torch.inf).amax(dim=2)
+    windows, positions = _windows(operation, operand.upper)
+    others = windows.masked_fill(positions == best[:, :, None], -torch.inf).amax(dim=2)
     decided = (lower >= others).to(lower.dtype)
     magnitudes, shape_in = channel_maxima(operand.magnitude()), tuple(operand.lower.shape[1:])
     return RelaxedMaxPool(best, decided, upper, magnitudes, shape_in, math.prod(operation.kernel))
 
 
 def _windows(operation: MaxPool, values: Tensor) -> tuple[Tensor, Tensor]:
-    """The values of every window and their places in the channel: (N, C, window, *out)."""
+    """The values of every window and their positions in the channel: (N, C, window, *out)."""
     height, width = values.shape[2:]
     rows, columns = operation.apply(values[:1, :1]).shape[2:]
-    places = torch.arange(height * width, device=values.device, dtype=values.dtype).view(1, 1, height, width) + 1
+    positions = torch.arange(height * width, device=values.device, dtype=values.dtype).view(1, 1, height, width) + 1
 
     def laid_out(images: Tensor, filling: float) -> Tensor:
         reach = [
@@ -260,4 +260,4 @@ def _windows(operation: MaxPool, values: Tensor) -> tuple[Tensor, Tensor]:
         return cut.unflatten(1, (images.shape[1], -1))
 
     smallest = torch.finfo(values.dtype).min
-    return laid_out(values, smallest), laid_out(places, 0).long() - 1
+    return laid_out(values, smallest), laid_out(positions, 0).long() - 1

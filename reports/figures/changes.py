@@ -46,12 +46,12 @@ def _draw(changes: Sequence[float], results: Results, axes: Axes) -> str:
     finite = np.abs(exact[np.isfinite(exact)])
     beyond = 1.1 * float(finite.max(initial=0.0)) or 1.0
     ordered = exact.clip(-beyond, beyond)
-    places = np.arange(1, len(ordered) + 1)
+    ranks = np.arange(1, len(ordered) + 1)
     for side, role, label in ((1, "candidate", "larger"), (-1, "bad", "smaller")):
         some = np.where(side * ordered > 0, ordered, 0.0)
         count = int((side * ordered > 0).sum())
         axes.fill_between(
-            places, 0, some, step="mid", color=PLACEHOLDERS[role], alpha=0.75, linewidth=0, label=f"{label} ({count})"
+            ranks, 0, some, step="mid", color=PLACEHOLDERS[role], alpha=0.75, linewidth=0, label=f"{label} ({count})"
         )
     middle = median(list(changes), float(results.thresholds.get("confidence", 0.95)))
     axes.axhline(0, color=PLACEHOLDERS["ink"], linewidth=0.8)

@@ -153,10 +153,10 @@ def brackets(results: Results) -> list[Panel]:
 
 
 def _brackets(rows: Sequence[ImageRow], number: int, axes: Axes) -> str:
-    places, many = np.arange(1, len(rows) + 1), rasterized(len(rows))
+    ranks, many = np.arange(1, len(rows) + 1), rasterized(len(rows))
     lower, upper = column(rows, "certified"), column(rows, "distance")
     axes.vlines(
-        places,
+        ranks,
         lower,
         upper,
         color=colour(number),
@@ -170,7 +170,7 @@ def _brackets(rows: Sequence[ImageRow], number: int, axes: Axes) -> str:
         there = values > 0
         if there.any():
             axes.scatter(
-                places[there],
+                ranks[there],
                 values[there],
                 marker=marker,
                 color=PLACEHOLDERS[shown],

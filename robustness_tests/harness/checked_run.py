@@ -191,7 +191,7 @@ def _reference(text: str, model: Source, dataset: Source, config: pytest.Config)
     if not text:
         return model
     against = _checked("against", text, lambda word: model_source(word, dataset, _folder("against", config)))
-    same = (against.kind, against.place, against.attribute) == (model.kind, model.place, model.attribute)
+    same = (against.kind, against.location, against.attribute) == (model.kind, model.location, model.attribute)
     return replace(against, name=f"{against.name}.reference") if against.name == model.name and not same else against
 
 
@@ -224,7 +224,7 @@ def _file(name: str, text: str, config: pytest.Config) -> Path | None:
 
 def _results(text: str, config: pytest.Config) -> Path:
     path = _path("results", text, config)
-    existing = next(place for place in (path, *path.parents) if place.exists())
+    existing = next(folder for folder in (path, *path.parents) if folder.exists())
     if not existing.is_dir():
         where = "which is a file" if existing == path else f"but {existing.name} is a file"
         raise ValueError(f"got {text!r}, {where}, expected a folder")

@@ -180,14 +180,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     run = config.stash[RUN]
     order = {name: number for number, name in enumerate(run.models)}
 
-    def place(item: pytest.Item) -> tuple[bool, int, int]:
+    def by_batch(item: pytest.Item) -> tuple[bool, int, int]:
         about = subject_of(item, run)
         image, model = about.get("image"), str(about.get("model"))
         if not isinstance(image, int):
             return (True, 0, 0)
         return (False, order.get(model, len(order)), image // run.batch_sizes.get(model, 1))
 
-    items.sort(key=place)
+    items.sort(key=by_batch)
 
 
 def batches_of(items: Iterable[pytest.Item], run: Run) -> set[tuple[str, str, str, int]]:

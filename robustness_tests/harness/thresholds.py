@@ -135,39 +135,39 @@ def _merge(merged: dict[str, Any], table: Mapping[str, Any], file: Path) -> None
                 known = merged[section].setdefault(dataset, {})
                 for norm, values in norms.items():
                     known[norm] = known.get(norm, {}) | _epsilons(norm, values, file, f"{section}.{dataset}")
-        elif isinstance(content, dict) and section in {place[0] for place in SCALARS}:
+        elif isinstance(content, dict) and section in {setting[0] for setting in SCALARS}:
             for key, value in content.items():
                 _put(merged, (section, key), value, file)
         else:
             _put(merged, (section,), content, file)
 
 
-def _put(merged: dict[str, Any], place: tuple[str, ...], value: object, file: Path) -> None:
-    name = ".".join(place)
-    if place not in SCALARS:
+def _put(merged: dict[str, Any], setting: tuple[str, ...], value: object, file: Path) -> None:
+    name = ".".join(setting)
+    if setting not in SCALARS:
         known = [".".join(known_place) for known_place in SCALARS] + [*SHARES, *FOR_SOME]
         raise ValueError(f"got {name!r} in {file}, {closest(name, known)}")
-    merged[SCALARS[place]] = _share(value, file, name)
+    merged[SCALARS[setting]] = _share(value, file, name)
 
 
-def _share(value: object, file: Path, place: str) -> float:
+def _share(value: object, file: Path, setting: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
-        raise ValueError(f"got {place} = {value!r} in {file}, expected a number above 0 and at most 1")
+        raise ValueError(f"got {setting} = {value!r} in {file}, expected a number above 0 and at most 1")
     return float(value)
 
 
-def _tables(content: object, file: Path, place: str) -> list[tuple[str, dict[str, Any]]]:
+def _tables(content: object, file: Path, setting: str) -> list[tuple[str, dict[str, Any]]]:
     if not isinstance(content, dict) or not all(isinstance(value, dict) for value in content.values()):
-        raise ValueError(f"got {place} = {content!r} in {file}, expected a table [{place}.DATASET]")
+        raise ValueError(f"got {setting} = {content!r} in {file}, expected a table [{setting}.DATASET]")
     return list(content.items())
 
 
 def _epsilons(norm: str, values: object, file: Path, table: str) -> dict[str, float]:
-    place = f"{table}.{norm}"
+    setting = f"{table}.{norm}"
     if norm not in NORMS:
-        raise ValueError(f"got {place!r} in {file}, {closest(norm, NORMS)}")
+        raise ValueError(f"got {setting!r} in {file}, {closest(norm, NORMS)}")
     if not isinstance(values, dict):
-        raise ValueError(f"got {place} = {values!r} in {file}, expected {{ epsilon = least share, ... }}")
+        raise ValueError(f"got {setting} = {values!r} in {file}, expected {{ epsilon = least share, ... }}")
     for epsilon, least in values.items():
         try:
             positive = 0 < float(epsilon) < math.inf
@@ -175,7 +175,7 @@ def _epsilons(norm: str, values: object, file: Path, table: str) -> dict[str, fl
             positive = False
         if not positive:
             raise ValueError(
-                f'got epsilon {epsilon!r} in {place} in {file}, expected a positive number in quotes: "0.1"'
+                f'got epsilon {epsilon!r} in {setting} in {file}, expected a positive number in quotes: "0.1"'
             )
-        _share(least, file, f"{place}.{epsilon}")
+        _share(least, file, f"{setting}.{epsilon}")
     return {epsilon: float(least) for epsilon, least in values.items()}

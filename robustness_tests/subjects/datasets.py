@@ -32,9 +32,9 @@ def load_dataset(source: Source, data_dir: Path, count: int | None = None) -> Im
     loaders: dict[str, Callable[[], Images]] = {
         "bundled": lambda: digits("test"),
         "cifar10": lambda: cifar10(data_dir, count),
-        "cifar10-c": lambda: cifar10_c(source.place, data_dir, count),
-        "npz": lambda: npz(Path(source.place), count),
-        "folder": lambda: folder(Path(source.place), count),
+        "cifar10-c": lambda: cifar10_c(source.location, data_dir, count),
+        "npz": lambda: npz(Path(source.location), count),
+        "folder": lambda: folder(Path(source.location), count),
         "object": lambda: from_object(attribute_of(source), count),
     }
     return loaders[source.kind]()
@@ -97,8 +97,8 @@ def cifar10_c(corruption_and_severity: str, data_dir: Path, count: int | None = 
         ValueError: if they are not there and cannot be downloaded, with where to put them.
     """
     corruption, _, severity = corruption_and_severity.partition(":")
-    place = data_dir / "CIFAR-10-C"
-    files = [place / f"{corruption}.npy", place / "labels.npy"]
+    corrupted = data_dir / "CIFAR-10-C"
+    files = [corrupted / f"{corruption}.npy", corrupted / "labels.npy"]
     if not all(file.is_file() for file in files):
         from robustness_tests.subjects import robustbench_zoo  # noqa: PLC0415  # slow to import
 
@@ -113,7 +113,7 @@ def cifar10_c(corruption_and_severity: str, data_dir: Path, count: int | None = 
     try:
         images, labels = (np.load(file, mmap_mode="r", allow_pickle=False) for file in files)
     except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"got a file of {place} that cannot be read: {one_line(error)}") from error
+        raise ValueError(f"got a file of {corrupted} that cannot be read: {one_line(error)}") from error
     rows = slice((int(severity) - 1) * 10_000, int(severity) * 10_000)
     return images_and_labels(images[rows], labels[rows] if len(labels) == len(images) else labels[:10_000], count)
 
@@ -149,7 +149,7 @@ def npz(file: Path, count: int | None = None) -> Images:
     return images_and_labels(images, labels, count)
 
 
-def folder(place: Path, count: int | None = None) -> Images:
+def folder(path: Path, count: int | None = None) -> Images:
     """A folder with a folder of image files for each class, by torchvision's ImageFolder; RGB, of one size.
 
     Class numbers are those of the sorted names of the folders. The images are taken from the classes in turn, the first
@@ -159,10 +159,10 @@ def folder(place: Path, count: int | None = None) -> Images:
         ValueError: if there are no images, they are of several sizes, or one cannot be read.
     """
     try:
-        dataset = _VisibleFolder(str(place), loader=_picture)
+        dataset = _VisibleFolder(str(path), loader=_picture)
     except (OSError, RuntimeError) as error:
         raise ValueError(
-            f"got a folder {place.name} without images ({one_line(error)}), expected a folder of image files for each "
+            f"got a folder {path.name} without images ({one_line(error)}), expected a folder of image files for each "
             "class in it"
         ) from error
     files = [file for file, _ in dataset.samples]
@@ -190,7 +190,7 @@ class _VisibleFolder(ImageFolder):  # type: ignore[misc]  # torchvision has no t
 
     def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
         """The names of the folders that do not start with a dot, in order, and their numbers."""
-        names = sorted(place.name for place in Path(directory).iterdir() if place.is_dir() and place.name[0] != ".")
+        names = sorted(path.name for path in Path(directory).iterdir() if path.is_dir() and path.name[0] != ".")
         if not names:
             raise FileNotFoundError("no folders of classes")
         return names, {name: number for number, name in enumerate(names)}

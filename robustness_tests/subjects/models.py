@@ -37,12 +37,12 @@ def load_model(source: Source, data_dir: Path, device: torch.device) -> nn.Modul
     """
     loaders: dict[str, Callable[[], nn.Module]] = {
         "bundled": lambda: bundled(MODELS[source.name]),
-        "robustbench": lambda: robustbench_zoo.load(source.place, data_dir),
-        "torchvision": lambda: torchvision_model(source.place),
-        "timm": lambda: timm_model(source.place),
+        "robustbench": lambda: robustbench_zoo.load(source.location, data_dir),
+        "torchvision": lambda: torchvision_model(source.location),
+        "timm": lambda: timm_model(source.location),
         "object": lambda: network_of(attribute_of(source)),
-        "exported": lambda: exported(Path(source.place)),
-        "torchscript": lambda: torchscript(Path(source.place)),
+        "exported": lambda: exported(Path(source.location)),
+        "torchscript": lambda: torchscript(Path(source.location)),
     }
     network = loaders[source.kind]().to(device)
     for parameter in network.parameters():

@@ -65,9 +65,9 @@ def _hint(error: BaseException) -> str:
 
 
 def _module(source: Source) -> ModuleType:
-    if not source.place.endswith(".py"):
-        return importlib.import_module(source.place)
-    path = Path(source.place)
+    if not source.location.endswith(".py"):
+        return importlib.import_module(source.location)
+    path = Path(source.location)
     # Two files of one name are two modules.
     name = f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     if name in sys.modules:
@@ -88,8 +88,8 @@ def _module(source: Source) -> ModuleType:
 @contextmanager
 def _importing_from(source: Source) -> Iterator[None]:
     """First of all from the folder of the file, or from the one that pytest was called in; later, last of all."""
-    of_file = source.place.endswith(".py")
-    folder = str(Path(source.place).parent) if of_file else source.folder
+    of_file = source.location.endswith(".py")
+    folder = str(Path(source.location).parent) if of_file else source.folder
     sys.path.insert(0, folder)
     others = {name for key, modules in _OF_FOLDERS.items() if key != folder for name in modules} if of_file else set()
     hidden = {name: sys.modules.pop(name) for name in others & sys.modules.keys()}
@@ -163,7 +163,7 @@ def _installed() -> tuple[Path, ...]:
 
 def _is_users(file: str | None) -> bool:
     """Whether a file is the user's own: not of Python, of an installed package, or of this suite."""
-    return bool(file) and not any(Path(file or "").is_relative_to(place) for place in _installed())
+    return bool(file) and not any(Path(file or "").is_relative_to(folder) for folder in _installed())
 
 
 def _is_of_python_or_torch(file: str) -> bool:

@@ -24,11 +24,11 @@ LEFTOVERS = ("scores", "model_preact_hl1")
 """Parts of names in checkpoints that RobustBench's classes have no use for: scores of a pruning, a training head."""
 
 
-def load(place: str, data_dir: Path) -> nn.Module:
+def load(location: str, data_dir: Path) -> nn.Module:
     """A model of RobustBench, by its own loader, from `data_dir/models/DATASET/THREAT/NAME.pt`, strictly.
 
     Args:
-        place: "DATASET/THREAT/NAME", such as "cifar10/corruptions/Hendrycks2020AugMix_WRN".
+        location: "DATASET/THREAT/NAME", such as "cifar10/corruptions/Hendrycks2020AugMix_WRN".
         data_dir: below it is the folder `models`, in which RobustBench keeps checkpoints, and downloads them to.
 
     Raises:
@@ -36,7 +36,7 @@ def load(place: str, data_dir: Path) -> nn.Module:
             to put it; or the checkpoint is not of this architecture, or more than weights.
     """
     utils = robustbench_module("utils")
-    dataset, threat, name = place.split("/")
+    dataset, threat, name = location.split("/")
     check_name(dataset, threat, name)
     folder = data_dir / "models" / dataset / threat.removesuffix("_3d")
     kept = list(folder.glob(f"{name}.pt*"))

@@ -65,7 +65,7 @@ class Source:
             a file), "exported" (.pt2), "torchscript" (.pt), "cifar10", "cifar10-c", "npz" or "folder".
         text: as given.
         name: in the ids of the tests, in the report, and in the names of stored files: no blanks, slashes or colons.
-        place: a file or folder (absolute), the name of a module, or what is left of the text after the kind.
+        location: a file or folder (absolute), the name of a module, or what is left of the text after the kind.
         attribute: of the module or file, dotted; empty for the other kinds.
         folder: where modules are looked for first; empty for the other kinds.
     """
@@ -73,7 +73,7 @@ class Source:
     kind: str
     text: str
     name: str
-    place: str = ""
+    location: str = ""
     attribute: str = ""
     folder: str = ""
 
@@ -171,29 +171,29 @@ def _cifar10_c(text: str, rest: str) -> Source:
 
 def _object(text: str, folder: Path) -> Source | None:
     """The attribute of a file or of a module, or None if the text is neither."""
-    place, colon, attribute = text.rpartition(":")
+    location, colon, attribute = text.rpartition(":")
     if not colon or not re.fullmatch(_ATTRIBUTE, attribute):
         # The colon of a drive letter is not ours.
-        if text.endswith(".py") or place.endswith(".py"):
+        if text.endswith(".py") or location.endswith(".py"):
             raise ValueError(f"got {text!r}, expected path/file.py:NAME, the name of a function or object in the file")
         return None
-    if place.endswith(".py"):
-        path = _existing(place, text, folder)
+    if location.endswith(".py"):
+        path = _existing(location, text, folder)
         return Source("object", text, _name(f"{path.stem}.{attribute}"), str(path), attribute, str(folder))
-    if re.fullmatch(_ATTRIBUTE, place):
-        return Source("object", text, _name(f"{place}.{attribute}"), place, attribute, str(folder))
+    if re.fullmatch(_ATTRIBUTE, location):
+        return Source("object", text, _name(f"{location}.{attribute}"), location, attribute, str(folder))
     return None
 
 
 def _existing(path: str, text: str, folder: Path) -> Path:
     try:
-        place = folder / Path(path).expanduser()
-        there = bool(path) and place.exists()
+        existing = folder / Path(path).expanduser()
+        there = bool(path) and existing.exists()
     except (OSError, RuntimeError, ValueError) as error:  # no such user, too long, a null byte
         raise ValueError(f"got {text!r}, which is no path: {error}") from error
     if not there:
-        raise ValueError(f"got {text!r}, but there is no {str(place) if path else 'path in it'!r}")
-    return place.resolve()
+        raise ValueError(f"got {text!r}, but there is no {str(existing) if path else 'path in it'!r}")
+    return existing.resolve()
 
 
 def _name(text: str) -> str:

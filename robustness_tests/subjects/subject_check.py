@@ -114,8 +114,8 @@ def _check_in_a_process(request: dict[str, Any]) -> CheckedSubjects:
     if shown is None:
         names = ", ".join(dict.fromkeys(one["text"] for one in (*request["models"].values(), request["dataset"])))
         print(f"robustness: looking at {names}", file=sys.stderr)  # noqa: T201  # on a terminal: it takes some seconds
-    with tempfile.TemporaryDirectory(prefix="robustness-check-") as place:
-        answer = Path(place, "answer.json")
+    with tempfile.TemporaryDirectory(prefix="robustness-check-") as folder:
+        answer = Path(folder, "answer.json")
         done = subprocess.run(
             [sys.executable, "-c", CODE, str(answer)],
             input=json.dumps(request),
