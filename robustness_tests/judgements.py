@@ -74,9 +74,9 @@ def at_least(score: ScoreOfImage) -> float:
     return float("inf") if score.status is Status.SATURATED else score.score
 
 
-def is_robust(found: DistanceOfImage, epsilon: float) -> bool:
+def is_robust(distance: DistanceOfImage, epsilon: float) -> bool:
     """Whether an image keeps its right label up to a perturbation of norm epsilon, as far as attacks know."""
-    return found.status is not Status.MISCLASSIFIED and found.distance > epsilon
+    return distance.status is not Status.MISCLASSIFIED and distance.distance > epsilon
 
 
 def position_in_bracket(score: ScoreOfImage, lower: float, upper: float) -> str:

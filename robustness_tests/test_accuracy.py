@@ -37,14 +37,16 @@ def test_robust_accuracy(candidate, reference, adversarial_distance, images, nor
     epsilon. It is an upper bound of the true share, since a stronger attack may find more. A failure means that an
     attacker with this budget fools the model too often.
     """
-    found = {image: adversarial_distance(candidate, image, norm=norm) for image in images}
-    robust = sum(is_robust(one, float(epsilon)) for one in found.values())
+    distances = {image: adversarial_distance(candidate, image, norm=norm) for image in images}
+    robust = sum(is_robust(one, float(epsilon)) for one in distances.values())
     of_reference = sum(is_robust(adversarial_distance(reference, image, norm=norm), float(epsilon)) for image in images)
     accuracy = share(robust, len(images), thresholds.confidence)
     least = thresholds.epsilons(candidate.dataset, norm).get(epsilon)
     measured(estimate=accuracy, threshold=least, images=len(images))
     measured(reference_value=of_reference / len(images) if reference.name != candidate.name else None)
-    measured(worst=worst_of({image: one.distance for image, one in found.items() if one.distance <= float(epsilon)}))
+    measured(
+        worst=worst_of({image: one.distance for image, one in distances.items() if one.distance <= float(epsilon)})
+    )
     if least is None:
         pytest.skip(f"measured and not judged: no threshold file states robust_accuracy.{candidate.dataset}.{norm}")
     assert accuracy.value >= least, (

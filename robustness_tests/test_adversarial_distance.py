@@ -18,37 +18,37 @@ def test_adversarial_example_is_real(model, norm, image, adversarial_distance, m
 
     Hard: a single failure fails the gate. It says that a number of this suite is wrong, not that the model is bad.
     """
-    found = adversarial_distance(model, image, norm=norm)
+    distance = adversarial_distance(model, image, norm=norm)
     label = model.label(image)
     clean, right = model.prediction(model.image(image))
     measured(
         {
-            "distance": found.distance,
-            "status": found.status,
-            "attack": found.attack,
-            "bracket": found.bracket,
+            "distance": distance.distance,
+            "status": distance.status,
+            "attack": distance.attack,
+            "bracket": distance.bracket,
             "label": label,
             "clean_class": clean,
             "clean_confidence": right,
-            "stored_at": found.stored_at,
+            "stored_at": distance.stored_at,
         },
-        forward=found.forward,
-        backward=found.backward,
-        stored=found.stored,
+        forward=distance.forward,
+        backward=distance.backward,
+        stored=distance.stored,
     )
-    if found.status is Status.MISCLASSIFIED:
+    if distance.status is Status.MISCLASSIFIED:
         pytest.skip("misclassified: the distance is 0 by definition")
-    if found.status is Status.CENSORED:
+    if distance.status is Status.CENSORED:
         pytest.skip("censored: no adversarial example was found within the budget")
 
-    adversarial = found.adversarial
+    adversarial = distance.adversarial
     lowest, highest = float(adversarial.min()), float(adversarial.max())
     assert 0 <= lowest <= highest <= 1, f"the image has values from {lowest} to {highest}, expected [0, 1]"
     perturbation = (adversarial.double() - model.image(image).double()).flatten().numpy()
     length = np.linalg.norm(perturbation, {"linf": np.inf, "l2": 2, "l1": 1}[norm])
-    assert found.distance == pytest.approx(length, rel=1e-5), f"the perturbation has {norm} norm {length}"
+    assert distance.distance == pytest.approx(length, rel=1e-5), f"the perturbation has {norm} norm {length}"
     predicted, confidence = model.prediction(adversarial)
-    measured({"adversarial_class": predicted, "adversarial_confidence": confidence, "trace": found.trace})
+    measured({"adversarial_class": predicted, "adversarial_confidence": confidence, "trace": distance.trace})
     assert predicted != label, f"classified again, the image is in its own class {predicted}"
 
 
@@ -82,12 +82,14 @@ def test_attack_has_converged(model, norm, adversarial_distance, images, thresho
     above what is allowed: they are too large, and so are the robust accuracies. Run with a larger effort.
     """
     attacked = [
-        found for image in images if (found := adversarial_distance(model, image, norm=norm)).status is Status.ATTACKED
+        distance
+        for image in images
+        if (distance := adversarial_distance(model, image, norm=norm)).status is Status.ATTACKED
     ]
     if not attacked:
         pytest.skip("no image was attacked with success")
-    ratio = median([found.halfway / found.distance for found in attacked], thresholds.confidence)
-    measured(worst=worst_of({found.image: -found.halfway / found.distance for found in attacked}))
+    ratio = median([distance.halfway / distance.distance for distance in attacked], thresholds.confidence)
+    measured(worst=worst_of({distance.image: -distance.halfway / distance.distance for distance in attacked}))
     most = 1 + thresholds.convergence
     measured(estimate=ratio, threshold=most, images=len(attacked), unit="ratio", judged_by="interval")
     assert ratio.lower <= most, (
@@ -109,7 +111,7 @@ def test_gradients_are_informative(
     a derivative), or the attacks are stuck. Its adversarial distances are then too large, its CLEVER scores are
     worth nothing, and its robust accuracy is not what it seems.
     """
-    tried = (found for image in black_box_images if (found := black_box(model, image, norm=norm)).tried)
+    tried = (attack for image in black_box_images if (attack := black_box(model, image, norm=norm)).tried)
     probed = list(itertools.islice(tried, ENOUGH))
     if not probed:
         pytest.skip("no image is classified correctly")
@@ -127,10 +129,10 @@ def test_gradients_are_informative(
         stored=all(one.stored for one in probed),
     )
     for image, distance in nearer.items():
-        found = adversarial_distance(model, image, norm=norm).distance
+        with_gradients = adversarial_distance(model, image, norm=norm).distance
         pytest.fail(
             f"without gradients, Square changed the label of {len(nearer)} of {len(probed)} images of {model.name} "
             f"more than {tolerance:.0%} nearer than the attacks with gradients: image {image:05d} at {norm} "
-            f"{distance:.4f}, where they found {found:.4f} (inf: nothing). The gradients "
+            f"{distance:.4f}, where they found {with_gradients:.4f} (inf: nothing). The gradients "
             "are masked: distances and CLEVER scores of this model say nothing"
         )

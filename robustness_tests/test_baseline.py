@@ -62,10 +62,10 @@ def test_adversarial_distance_since_baseline(
 ):
     """The median adversarial distance has not fallen, over the images that both classify correctly."""
     pairs = {
-        image: (found.distance, then)
+        image: (distance.distance, then)
         for image in images
         if (then := baseline.distance(norm, image))
-        and (found := adversarial_distance(candidate, image, norm=norm)).status is not Status.MISCLASSIFIED
+        and (distance := adversarial_distance(candidate, image, norm=norm)).status is not Status.MISCLASSIFIED
     }
     assert_median_has_not_fallen(pairs, f"{norm} distance", baseline, thresholds, measured)
 
@@ -74,10 +74,10 @@ def test_adversarial_distance_since_baseline(
 def test_clever_since_baseline(candidate, norm, clever, images, baseline, thresholds, measured):
     """The median CLEVER score has not fallen, over the images that have one in both runs."""
     pairs = {
-        image: (at_least(found), then)
+        image: (at_least(score), then)
         for image in images
         if (then := baseline.clever(norm, image)) is not None
-        and (found := clever(candidate, image, norm=norm)).status in SCORED
+        and (score := clever(candidate, image, norm=norm)).status in SCORED
     }
     assert_median_has_not_fallen(pairs, f"{norm} CLEVER score", baseline, thresholds, measured)
 
@@ -88,10 +88,10 @@ def test_certified_distance_since_baseline(
 ):
     """The median certified distance has not fallen, over the images that have one in both runs."""
     pairs = {
-        image: (found.distance, then)
+        image: (certificate.distance, then)
         for image in certified_images
         if (then := baseline.certified(norm, image))
-        and (found := certified_distance(candidate, image, norm=norm)).status is Status.CERTIFIED
+        and (certificate := certified_distance(candidate, image, norm=norm)).status is Status.CERTIFIED
     }
     assert_median_has_not_fallen(pairs, f"certified {norm} distance", baseline, thresholds, measured)
 
@@ -114,9 +114,9 @@ def test_noise_accuracy_since_baseline(
     candidate, norm, epsilon, noise_accuracy, images, baseline, thresholds, measured
 ):
     """The candidate classifies about as many noisy images correctly, noise in the ball of norm epsilon."""
-    found = {image: noise_accuracy(candidate, image, norm=norm).at(epsilon, "ball") for image in images}
+    shares = {image: noise_accuracy(candidate, image, norm=norm).at(epsilon, "ball") for image in images}
     then = baseline.noise_shares(norm, epsilon)
-    pairs = {image: (found[image], share) for image, share in zip(images, then, strict=False)}
+    pairs = {image: (shares[image], share) for image, share in zip(images, then, strict=False)}
     assert_share_has_not_fallen(pairs, f"noise accuracy at {norm} {epsilon}", baseline, thresholds, measured)
 
 

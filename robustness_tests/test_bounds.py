@@ -100,7 +100,7 @@ def test_anchored_clever_below_distance(
     every = [
         (anchored_clever(model, image, norm=norm), adversarial_distance(model, image, norm=norm)) for image in images
     ]
-    pairs = [(score, found.distance) for score, found in every if math.isfinite(score.score)]
+    pairs = [(score, distance.distance) for score, distance in every if math.isfinite(score.score)]
     if not pairs:
         pytest.skip("no image has both a CLEVER score and an adversarial example")
     above = [score.image for score, distance in pairs if score.score > distance * (1 + ROUNDING)]

@@ -69,23 +69,23 @@ def test_exact_within_bracket(
     if norm not in run.norms:
         pytest.skip(f"--norms has no {norm}, the norm of exact distances")
     every = [exact_distance(model, image, norm=norm) for image in certified_images]
-    found = [one for one in every if one.status in (Status.EXACT, Status.CENSORED)]
-    if not found:
+    bounded = [one for one in every if one.status in (Status.EXACT, Status.CENSORED)]
+    if not bounded:
         reasons = [one.reason for one in every if one.reason]
         pytest.skip(f"no exact distance: {reasons[0]}" if reasons else "no image is certified: --certify off")
-    certified = [certified_distance(model, one.image, norm=norm).distance for one in found]
-    attacked = [adversarial_distance(model, one.image, norm=norm).distance for one in found]
-    solved = [one.status is Status.EXACT for one in found]
-    measured({"seconds": sum(one.seconds for one in found)}, value=sum(solved) / len(found), images=len(found))
+    certified = [certified_distance(model, one.image, norm=norm).distance for one in bounded]
+    attacked = [adversarial_distance(model, one.image, norm=norm).distance for one in bounded]
+    solved = [one.status is Status.EXACT for one in bounded]
+    measured({"seconds": sum(one.seconds for one in bounded)}, value=sum(solved) / len(bounded), images=len(bounded))
     three = [
         (lower, one.distance, upper)
-        for lower, one, upper, exact in zip(certified, found, attacked, solved, strict=True)
+        for lower, one, upper, exact in zip(certified, bounded, attacked, solved, strict=True)
         if exact and math.isfinite(lower)
     ]
     if three:
         measured(certified_ratio=median([lower / exact for lower, exact, _ in three], 0.95).value)
         measured(attack_ratio=sum(upper / exact for _, exact, upper in three) / len(three))
-    for one, lower, upper in zip(found, certified, attacked, strict=True):
+    for one, lower, upper in zip(bounded, certified, attacked, strict=True):
         assert not lower > one.upper * (1 + ROUNDING), (
             f"certified distance {lower:.6f} of image {one.image} is above the exact one, at most {one.upper:.6f}"
         )
@@ -93,7 +93,7 @@ def test_exact_within_bracket(
             f"exact distance of image {one.image}, {one.lower:.6f} or more, is above the adversarial one {upper:.6f}"
         )
     if not any(solved):
-        pytest.skip(f"none of {len(found)} images was solved within the time limit: the network is too large for it")
+        pytest.skip(f"none of {len(bounded)} images was solved within the time limit: the network is too large for it")
 
 
 @pytest.mark.about("suite")

@@ -14,8 +14,8 @@ def test_noise_accuracy(candidate, reference, noise_accuracy, images, norm, epsi
     radius epsilon, and again uniform on its surface; images are clamped to [0, 1]. A failure means that the model is
     not robust to noise that nobody has chosen, such as that of a sensor. Noise accuracy says little about attacks.
     """
-    found = [noise_accuracy(candidate, image, norm=norm) for image in images]
-    shares = {sampling: [one.at(epsilon, sampling) for one in found] for sampling in ("ball", "sphere")}
+    of_images = [noise_accuracy(candidate, image, norm=norm) for image in images]
+    shares = {sampling: [one.at(epsilon, sampling) for one in of_images] for sampling in ("ball", "sphere")}
     ball, sphere = (mean_share(shares[sampling], thresholds.confidence) for sampling in ("ball", "sphere"))
     least = thresholds.epsilons(run.dataset, norm, "noise_accuracy").get(epsilon)
     measured({"sphere": sphere.value, "shares": shares["ball"]}, estimate=ball, threshold=least, images=len(images))
@@ -43,13 +43,13 @@ def test_candidate_beats_reference_in_noise_accuracy(
     to noise than the model it is to replace, or that too few images were measured to tell.
     """
     models = {model.name: model for model in (candidate, reference)}.values()
-    found = [[noise_accuracy(model, image, norm=norm) for image in images] for model in models]
-    spent = [one for of_model in found for one in of_model]
+    of_models = [[noise_accuracy(model, image, norm=norm) for image in images] for model in models]
+    spent = [one for of_model in of_models for one in of_model]
     measured(forward=sum(one.forward for one in spent), backward=0, stored=all(one.stored for one in spent))
-    if len(found) == 1:
+    if len(of_models) == 1:
         pytest.skip(f"nothing to compare: no other model than {candidate.name} was given")
-    ours, theirs = ([mean_over(one) for one in of_model] for of_model in found)
-    epsilons = [f"{epsilon:g}" for epsilon in found[0][0].epsilons]
+    ours, theirs = ([mean_over(one) for one in of_model] for of_model in of_models)
+    epsilons = [f"{epsilon:g}" for epsilon in of_models[0][0].epsilons]
     means = [sum(shares) / len(shares) for shares in (ours, theirs)]
     measured(worst=worst_of({image: a - b for image, a, b in zip(images, ours, theirs, strict=True)}))
     result = compare(ours, theirs, thresholds.confidence)
@@ -67,9 +67,9 @@ def test_candidate_beats_reference_in_noise_accuracy(
     )
 
 
-def mean_over(found):
+def mean_over(of_image):
     """The share of right labels of an image over all strengths, noise in the ball."""
-    return sum(found.ball.tolist()) / len(found.epsilons)
+    return sum(of_image.ball.tolist()) / len(of_image.epsilons)
 
 
 @pytest.mark.about("model")
@@ -79,17 +79,17 @@ def test_common_corruptions(candidate, reference, common_corruptions, run, thres
     The mean over 15 corruptions and five severities (Hendrycks & Dietterich 2019), on the same images of the test
     split: weather, blur, noise, compression. A failure means that the model is not robust to what cameras do.
     """
-    found = common_corruptions(candidate)
-    if not found:
+    accuracies = common_corruptions(candidate)
+    if not accuracies:
         pytest.skip("needs --dataset cifar10, and the folder CIFAR-10-C in --data-dir")
-    accuracy = sum(found.values()) / len(found)
-    worst = min(found, key=found.get)
-    measured({"corruptions": found}, value=accuracy, images=run.images, threshold=thresholds.common_corruptions)
+    accuracy = sum(accuracies.values()) / len(accuracies)
+    worst = min(accuracies, key=accuracies.get)
+    measured({"corruptions": accuracies}, value=accuracy, images=run.images, threshold=thresholds.common_corruptions)
     if reference.name != candidate.name:
-        measured(reference_value=sum(common_corruptions(reference).values()) / len(found))
+        measured(reference_value=sum(common_corruptions(reference).values()) / len(accuracies))
     if thresholds.common_corruptions is None:
         pytest.skip("measured and not judged: no threshold file states common_corruptions.least")
     assert accuracy >= thresholds.common_corruptions, (
-        f"{candidate.name} classifies {accuracy:.1%} of corrupted images correctly ({found[worst]:.1%} under {worst}), "
-        f"expected {thresholds.common_corruptions:.1%} or more"
+        f"{candidate.name} classifies {accuracy:.1%} of corrupted images correctly ({accuracies[worst]:.1%} under "
+        f"{worst}), expected {thresholds.common_corruptions:.1%} or more"
     )

@@ -18,12 +18,12 @@ def test_smoothed_accuracy(candidate, reference, smoothed_radius, smoothed_image
     counts as not certified, and so does one whose smoothed class is wrong. A failure means that the model is less
     certain under Gaussian noise than it has to be; it says nothing about the model without the vote.
     """
-    found = [smoothed_radius(candidate, image, norm=norm) for image in smoothed_images]
-    radii = {one.image: one.radius for one in found}
+    certificates = [smoothed_radius(candidate, image, norm=norm) for image in smoothed_images]
+    radii = {one.image: one.radius for one in certificates}
     held = sum(radius >= float(epsilon) for radius in radii.values())
-    accuracy = share(held, len(found), thresholds.confidence)
+    accuracy = share(held, len(certificates), thresholds.confidence)
     least = thresholds.epsilons(candidate.dataset, norm, "smoothed_accuracy").get(epsilon)
-    measured(estimate=accuracy, threshold=least, images=len(found))
+    measured(estimate=accuracy, threshold=least, images=len(certificates))
     measured(worst=worst_of({image: radius for image, radius in radii.items() if radius < float(epsilon)}))
     measured(condition=f"sigma {thresholds.smoothing_sigma:g}")
     if reference.name != candidate.name:
@@ -33,7 +33,7 @@ def test_smoothed_accuracy(candidate, reference, smoothed_radius, smoothed_image
         pytest.skip(f"measured and not judged: no threshold file states smoothed_accuracy.{candidate.dataset}.{norm}")
     assert accuracy.value >= least, (
         f"smoothed with sigma {thresholds.smoothing_sigma:g}, {candidate.name} provably keeps the label of {held} of "
-        f"{len(found)} images up to {norm} {epsilon} ({accuracy.value:.1%}), expected {least:.1%} or more"
+        f"{len(certificates)} images up to {norm} {epsilon} ({accuracy.value:.1%}), expected {least:.1%} or more"
     )
 
 
@@ -49,13 +49,13 @@ def test_candidate_beats_reference_in_smoothed_radius(
     to replace, or that too few images were measured to tell.
     """
     models = {model.name: model for model in (candidate, reference)}.values()
-    found = [[smoothed_radius(model, image, norm=norm) for image in smoothed_images] for model in models]
-    spent = [one for of_model in found for one in of_model]
+    of_models = [[smoothed_radius(model, image, norm=norm) for image in smoothed_images] for model in models]
+    spent = [one for of_model in of_models for one in of_model]
     measured(forward=sum(one.forward for one in spent), backward=0, stored=all(one.stored for one in spent))
-    if len(found) == 1:
+    if len(of_models) == 1:
         pytest.skip(f"nothing to compare: no other model than {candidate.name} was given")
-    largest = max(found[0][0].radii)
-    ours, theirs = ([min(one.radius, largest) for one in of_model] for of_model in found)
+    largest = max(of_models[0][0].radii)
+    ours, theirs = ([min(one.radius, largest) for one in of_model] for of_model in of_models)
     result = compare(ours, theirs, thresholds.confidence)
     measured(value=result.candidate, reference_value=result.reference, images=result.pairs, p_value=result.p_value)
     measured(difference=result.difference, threshold=thresholds.largest_p_value)

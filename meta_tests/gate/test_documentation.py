@@ -1,5 +1,6 @@
-"""Every example in a docstring is run, and every package is in the distribution."""
+"""Examples of docstrings are run, imports point one way, and every package is in the distribution."""
 
+import ast
 import doctest
 import importlib
 import pkgutil
@@ -23,6 +24,29 @@ MODULES = [
 def test_examples_of_docstrings(name):
     result = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
     assert not result.failed
+
+
+MAY_IMPORT = {
+    "metrics": (),
+    "robustness_tests/subjects": ("metrics", "robustness_tests.subjects"),
+    "robustness_tests/harness": ("metrics", "robustness_tests.subjects", "robustness_tests.harness"),
+    "reports": ("metrics", "robustness_tests", "reports"),
+}
+
+
+@pytest.mark.parametrize("folder", MAY_IMPORT)
+def test_imports_point_one_way(folder):
+    """As CONTRIBUTING.md says; inside of functions, too."""
+    root = Path(metrics.__file__).parents[1]
+    ours = ("metrics", "reports", "robustness_tests", "references", "meta_tests", "benchmarks")
+    allowed = (folder.replace("/", "."), *MAY_IMPORT[folder])
+    for file in (root / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            for name in names:
+                inside = any(f"{name}.".startswith(f"{one}.") for one in allowed)
+                assert inside or name.partition(".")[0] not in ours, f"{file}:{node.lineno} imports {name}"
 
 
 def test_every_package_is_in_the_distribution():

@@ -1,7 +1,8 @@
 """Progress: how many batches are measured, how long it will take, and forward passes so far, on a terminal only.
 
 Workers cannot write to the terminal. Each appends what it plans and what it has done to a file of its own; the
-controller reads them and draws one line.
+controller reads them, and tqdm draws one line. What is here is what tqdm does not know: several processes that are
+started by pytest-xdist, and pytest, which writes to the same terminal and captures the output of tests.
 """
 
 import json
