@@ -1,4 +1,7 @@
-"""The distances to several classes: targeted adversarial distances, the nearest classes first."""
+"""The distances to several classes: targeted adversarial distances, the nearest classes first.
+
+A library function: no property of the gate rests on it.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

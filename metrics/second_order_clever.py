@@ -1,4 +1,7 @@
-"""Second-order CLEVER (Weng et al. 2018, "On Extensions of CLEVER", https://arxiv.org/abs/1810.08640), in L2."""
+"""Second-order CLEVER (Weng et al. 2018, "On Extensions of CLEVER", https://arxiv.org/abs/1810.08640), in L2.
+
+A library function: most networks have kinks, so no property of the gate rests on it.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
