@@ -4,12 +4,14 @@ import importlib.util
 import json
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 from robustness_tests.subjects.catalog import MODELS
 from robustness_tests.subjects.datasets import digits as digits_of
@@ -28,7 +30,7 @@ def pytest_collection_modifyitems(items):
             item.add_marker("slow")
 
 
-SLOW_FIXTURES = {"gate", "site"}
+SLOW_FIXTURES = {"gate", "whole_run", "site"}
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -104,21 +106,56 @@ def cifar10_resnet():
     return study_models().resnet20()
 
 
+def copy_suite(folder):
+    """The suite in a folder of its own, without the tests of it."""
+    for name in ("metrics", "reports", "robustness_tests"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("conftest.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder / name)
+    # Certificates take as long as all else together: a test that is about them asks for them.
+    options = folder / "pyproject.toml"
+    options.write_text(options.read_text().replace("[tool.pytest]\n", '[tool.pytest]\nrobustness_certify = "off"\n'))
+
+
+def environment():
+    """That of this run, without what it has told its own workers: that is not meant for another run."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "OMP_", "GITHUB_"))}
+
+
 @pytest.fixture
 def gate(pytester, monkeypatch):
     """A copy of the suite to run: `gate("-n2", "--quick")` in a process of its own."""
-    for name in ("metrics", "reports", "robustness_tests"):
-        shutil.copytree(ROOT / name, pytester.path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("conftest.py", "pyproject.toml"):
-        shutil.copy(ROOT / name, pytester.path / name)
-    # Certificates take as long as all else together: a test that is about them asks for them.
-    options = pytester.path / "pyproject.toml"
-    options.write_text(options.read_text().replace("[tool.pytest]\n", '[tool.pytest]\nrobustness_certify = "off"\n'))
-    # What the outer run has told its own workers is not meant for this one.
-    for name in list(os.environ):
-        if name.startswith(("PYTEST_", "OMP_", "GITHUB_")):
-            monkeypatch.delenv(name)
+    copy_suite(pytester.path)
+    for name in os.environ.keys() - environment():
+        monkeypatch.delenv(name)
     return Gate(pytester)
+
+
+WHOLE = ("--quick", "--norms", "linf")
+
+
+@pytest.fixture(scope="session")
+def whole_run(tmp_path_factory):
+    """The results of one passing run, `-n2` and `WHOLE`, made once for all workers. Not to be written to."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "whole-run"
+    with FileLock(f"{folder}.lock"):
+        if not folder.is_dir():
+            copy_suite(folder)
+            done = subprocess.run(
+                Gate.command("-n2", *WHOLE), cwd=folder, env=environment(), capture_output=True, text=True, check=False
+            )
+            (folder / "exit_status").write_text(f"{done.returncode}\n{done.stdout}{done.stderr}")
+    status, _, output = (folder / "exit_status").read_text().partition("\n")
+    assert status == "0", output
+    return folder / "robustness-results"
+
+
+@pytest.fixture
+def measured_gate(gate, whole_run):
+    """The same as `gate`, with everything stored that a run with `WHOLE` measures: for tests about what follows."""
+    shutil.copytree(whole_run / "measurements", gate.results_folder / "measurements")
+    return gate
 
 
 class Gate:

@@ -10,9 +10,10 @@ import time
 
 import pytest
 
+from meta_tests.conftest import WHOLE
 from robustness_tests.harness.baseline import SCHEMA
 
-QUICK = ("--quick", "--images", "45", "--batch-size", "15", "--norms", "l2")
+QUICK = ("--quick", "--images", "45", "--batch-size", "15", "--norms", "l2", "-k", "is_real or clever_below")
 TESTS = ("test_adversarial_example_is_real", "test_clever_below_distance")
 
 
@@ -142,9 +143,10 @@ def test_second_run_reads_everything(gate):
 
 
 @pytest.mark.parametrize("workers", ["-n0", "-n2"])
-def test_violated_threshold_fails_the_gate(gate, workers):
+def test_violated_threshold_fails_the_gate(measured_gate, workers):
+    gate = measured_gate
     (gate.folder / "strict.toml").write_text('[robust_accuracy.digits]\nlinf = { "0.1" = 0.99 }\n')
-    result = gate(workers, "--quick", "--norms", "linf", "--thresholds", "strict.toml")
+    result = gate(workers, *WHOLE, "--thresholds", "strict.toml")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(
         [
@@ -159,14 +161,15 @@ def test_violated_threshold_fails_the_gate(gate, workers):
     assert "measuring" not in result.stdout.str(), "progress is for terminals"
 
 
-def test_worse_model_does_not_pass(gate):
-    result = gate("-n2", "--quick", "--model", "standard", "--against", "robust", "--norms", "linf")
+def test_worse_model_does_not_pass(measured_gate):
+    result = measured_gate("-n2", *WHOLE, "--model", "standard", "--against", "robust")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(["*median linf distance * of standard, expected more than * of robust*"])
 
 
-def test_model_against_itself_is_not_compared(gate):
-    result = gate("-n0", "--quick", "--model", "robust", "--against", "robust", "--norms", "linf", "--images", "20")
+def test_model_against_itself_is_not_compared(measured_gate):
+    gate = measured_gate
+    result = gate("-n0", *WHOLE, "--model", "robust", "--against", "robust")
     assert result.ret == 0
     content = gate.results()
     assert "Not compared: no other model than robust was given (--against)." in content["notes"]
@@ -194,27 +197,29 @@ def enlarge_scores(gate, metric):
     )
 
 
-def test_single_violation_is_expected_and_too_many_fail(gate):
+def test_single_violation_is_expected_and_too_many_fail(measured_gate):
     """CLEVER scores made three times too large: many images show it, one test per model asserts the share."""
+    gate = measured_gate
     enlarge_scores(gate, "clever")
-    result = gate("-n2", "--quick", "--norms", "linf", "robustness_tests/test_bounds.py")
+    result = gate("-n2", *WHOLE, "robustness_tests/test_bounds.py")
     outcomes = [record["outcome"] for record in gate.results()["records"] if "image" in record["about"]]
     assert outcomes.count("xfailed") > 5
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(["*CLEVER is not above the adversarial linf distance for *%*expected 95.0% or more*"])
 
 
-def test_anchored_score_above_the_distance_is_a_bug_of_the_suite(gate):
-    enlarge_scores(gate, "anchored_clever")
-    result = gate("-n0", "--quick", "--norms", "linf", "-k", "anchored")
+def test_anchored_score_above_the_distance_is_a_bug_of_the_suite(measured_gate):
+    enlarge_scores(measured_gate, "anchored_clever")
+    result = measured_gate("-n0", *WHOLE, "-k", "anchored")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(["*anchored CLEVER is above the adversarial linf distance for image *"])
 
 
-def test_perturbation_within_too_large_a_radius_is_found_and_shrunk(gate):
+def test_perturbation_within_too_large_a_radius_is_found_and_shrunk(measured_gate):
+    gate = measured_gate
     (gate.folder / "loose.toml").write_text("[clever_radius]\nfactor = 1.0\n")
     spoil(gate, "robustness_tests/test_clever.py", "score.image: factor *", "score.image: 8 * factor *")
-    result = gate("-n0", "--quick", "--norms", "linf", "--thresholds", "loose.toml", "-k", "no_perturbation")
+    result = gate("-n0", *WHOLE, "--thresholds", "loose.toml", "-k", "no_perturbation")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(["*a linf perturbation of * values, 1.0 times as large as the CLEVER score*"])
 
@@ -273,7 +278,7 @@ def test_run_without_tests_about_models_leaves_no_report(gate):
 
 def test_progress_is_shown_on_a_terminal(gate):
     pty, termios = (pytest.importorskip(name, reason="needs pseudo-terminals") for name in ("pty", "termios"))
-    command = gate.command("-n2", "--quick", "--norms", "linf")
+    command = gate.command("-n2", "--quick", "--norms", "linf", "--images", "5", "--batch-size", "5")
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(gate.folder)
@@ -345,10 +350,9 @@ def test_certified_above_the_distance_is_a_bug_of_the_suite(gate):
     assert {"test_certified_below_distance", "test_no_perturbation_within_certified_radius"} <= failed
 
 
-def test_schema_of_results(gate):
+def test_schema_of_results(whole_run):
     """Fields that other programs read; a change of their meaning raises the schema number."""
-    gate("-n0", "--quick", "--norms", "linf")
-    text = (gate.results_folder / "results.json").read_text()
+    text = (whole_run / "results.json").read_text()
     assert "NaN" not in text
     assert "Infinity" not in text
     content = json.loads(text)
@@ -379,7 +383,8 @@ def test_masked_gradients_fail_the_gate(gate):
     assert values["found_nearer"]
 
 
-def test_informative_gradients_hold_in_every_norm(gate):
-    result = gate("-n2", "--quick", "--norms", "linf,l2,l1", "-k", "gradients_are_informative")
-    result.assert_outcomes(passed=6)
+def test_informative_gradients_hold_in_l1(gate):
+    """Whole runs have the other norms."""
+    result = gate("-n2", "--quick", "--norms", "l1", "-k", "gradients_are_informative")
+    result.assert_outcomes(passed=2)
     assert gate.values("test_gradients_are_informative[robust-digits-l1]")["forward"] > 100

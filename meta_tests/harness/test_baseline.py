@@ -230,7 +230,7 @@ def test_a_worse_model_fails_and_the_same_one_passes(gate, monkeypatch):
     step = gate.folder / "step.md"
     step.write_text("before\n")
     some = "real or clever_below or clean or robust_accuracy or distance_since or clever_since"
-    few = ("-n2", "--quick", "--images", "4", "--norms", "linf", "-k", some)
+    few = ("-n2", "--quick", "--images", "4", "--batch-size", "4", "--norms", "linf", "-k", some)
     gate(*few, "--against", "robust")
     last = gate.results()
     assert last["baseline"] is None
@@ -279,7 +279,17 @@ def test_baseline_without_workers(gate):
     run = run_of(("old",), effort="quick", norms=("linf",), images=4)
     larger = [replace(one, values={**one.values, "distance": 5.0, "clever": 4.0}) for one in records_of_images(run, 4)]
     write_results(gate.folder / "last.json", results_of(*larger, run=run))
-    options = ("--quick", "--images", "4", "--norms", "linf", "--baseline=last.json", "--junitxml=junit.xml")
+    options = (
+        "--quick",
+        "--images",
+        "4",
+        "--batch-size",
+        "4",
+        "--norms",
+        "linf",
+        "--baseline=last.json",
+        "--junitxml=junit.xml",
+    )
     assert gate("-n0", *options, "-k", "distance_since or clever_since").ret == 1
     rows = {row["property_name"]: row for row in gate.results()["properties"]}
     for name, before in (("adversarial_distance", 5.0), ("clever", 4.0)):
