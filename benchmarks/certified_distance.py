@@ -36,7 +36,7 @@ TRIALS = 100_000
 
 def bundled(name):
     digits = digits_of("test")
-    return load_bundled(MODELS[name]), digits
+    return load_bundled(MODELS["digits", name]), digits
 
 
 def mnist(layers):

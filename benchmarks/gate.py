@@ -9,7 +9,7 @@ import time
 import torch
 
 from metrics import Status, adversarial_distance, clever
-from robustness_tests.subjects.catalog import DATASETS, MODELS
+from robustness_tests.subjects.catalog import DATASETS, MODELS, models_of
 from robustness_tests.subjects.datasets import digits
 from robustness_tests.subjects.models import bundled
 
@@ -38,7 +38,8 @@ def main():
     images, labels = data.images[: options.images], data.labels[: options.images]
     print("| model | metric | norm | median | forward | backward | time per pass / bare |")
     print("|---|---|---|---|---|---|---|")
-    for name, card in MODELS.items():
+    for name in models_of("digits"):
+        card = MODELS["digits", name]
         network = bundled(card)
         for norm, radius in DATASETS["digits"].clever_radius.items():
             rows = options.batch_size

@@ -25,7 +25,7 @@ def subject(name, count):
 
 def _digits(name):
     data = digits("test")
-    return bundled(MODELS[name]), data.images, data.labels
+    return bundled(MODELS["digits", name]), data.images, data.labels
 
 
 def _cifar10(name):

@@ -64,7 +64,7 @@ def digits():
 @pytest.fixture(scope="session")
 def robust():
     """The bundled robust model."""
-    return bundled(MODELS["robust"])
+    return bundled(MODELS["digits", "robust"])
 
 
 def study_models():

@@ -22,7 +22,7 @@ assert metrics.MINE
 
 
 def net():
-    return bundled(MODELS["mlp"])
+    return bundled(MODELS["digits", "mlp"])
 """
 
 

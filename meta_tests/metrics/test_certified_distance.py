@@ -156,7 +156,7 @@ def walks(network, images, labels, radii, norm, generator):
 def test_nothing_within_the_radius(name, norm, request, digits, cifar10):
     """Of real networks; the whole of 100,000 trials is in benchmarks/certified_distance.py."""
     if name in ("robust", "mlp"):
-        network, split = bundled(MODELS[name]), digits
+        network, split = bundled(MODELS["digits", name]), digits
     else:
         network, split = request.getfixturevalue("cifar10_cnn")("adv"), cifar10
     images, labels = split.images[:6], split.labels[:6]

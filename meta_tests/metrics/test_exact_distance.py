@@ -14,7 +14,7 @@ from robustness_tests.subjects.models import bundled
 
 @pytest.fixture(scope="module")
 def mlp(digits):
-    return bundled(MODELS["mlp"])
+    return bundled(MODELS["digits", "mlp"])
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -74,7 +74,7 @@ def weights_in(tmp_path, monkeypatch):
 
 
 def test_changed_weights_are_refused(weights_in):
-    card = MODELS["robust"]
+    card = MODELS["digits", "robust"]
     state = load_file(card.weights)
     state["fc.bias"][0] += 1e-6
     save_file(state, card.weights)
@@ -83,9 +83,9 @@ def test_changed_weights_are_refused(weights_in):
 
 
 def test_missing_weights_are_refused(weights_in):
-    MODELS["robust"].weights.unlink()
+    MODELS["digits", "robust"].weights.unlink()
     with pytest.raises(ValueError, match="got no weights file digits-robust"):
-        MODELS["robust"].check_weights()
+        MODELS["digits", "robust"].check_weights()
 
 
 def with_weights(card, state):
@@ -100,35 +100,35 @@ def check(card):
 
 
 def test_loading_is_strict(weights_in):
-    state = load_file(MODELS["robust"].weights)
+    state = load_file(MODELS["digits", "robust"].weights)
     del state["block2.layer.0.bn1.running_mean"]
     with pytest.raises(ValueError, match=r"do not fit the architecture: .*block2.layer.0.bn1.running_mean"):
-        check(with_weights(MODELS["robust"], state))
+        check(with_weights(MODELS["digits", "robust"], state))
 
 
 def test_broken_model_does_not_get_through(weights_in):
     """As in the study: weights that load and hardly classify."""
-    state = load_file(MODELS["robust"].weights)
+    state = load_file(MODELS["digits", "robust"].weights)
     state["fc.weight"] = state["fc.weight"].roll(1, dims=0)
     with pytest.raises(ValueError, match=r"got clean accuracy .* expected 98% or more"):
-        check(with_weights(MODELS["robust"], state))
+        check(with_weights(MODELS["digits", "robust"], state))
 
 
 def test_digest_of_a_model_changes_with_its_weights(weights_in):
     images = digits("test")
-    before = model_digest(ROBUST, bundled(MODELS["robust"]), images, CPU)
-    state = load_file(MODELS["robust"].weights)
+    before = model_digest(ROBUST, bundled(MODELS["digits", "robust"]), images, CPU)
+    state = load_file(MODELS["digits", "robust"].weights)
     state["fc.bias"][0] += 1e-6
-    card = with_weights(MODELS["robust"], state)
+    card = with_weights(MODELS["digits", "robust"], state)
     assert model_digest(ROBUST, bundled(card), images, CPU) != before
 
 
 def test_training_gives_the_same_bits_again():
     split = digits("training")
-    recipe = dataclasses.replace(training.RECIPES["robust"], epochs=1)
+    recipe = dataclasses.replace(training.RECIPES["digits", "robust"], epochs=1)
     states = []
     for _ in range(2):
-        network = build_network(MODELS["robust"])
+        network = build_network(MODELS["digits", "robust"])
         training.train(network, split.images, split.labels, recipe, progress=False)
         states.append(network.state_dict())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
@@ -138,7 +138,7 @@ def test_recipe_runs_from_the_command_line(tmp_path, capsys):
     training.main(["--model", "standard", "--epochs", "3", "--output", str(tmp_path)])
     assert "standard: clean accuracy" in capsys.readouterr().out
     state = load_file(tmp_path / "digits-standard.safetensors")
-    assert state.keys() == load_file(MODELS["standard"].weights).keys()
+    assert state.keys() == load_file(MODELS["digits", "standard"].weights).keys()
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1", "l0"])

@@ -12,7 +12,7 @@ from robustness_tests.subjects.models import bundled
 
 
 def good():
-    return bundled(MODELS["mlp"])
+    return bundled(MODELS["digits", "mlp"])
 
 
 class Changed(nn.Module):

@@ -8,7 +8,7 @@ import pytest
 
 import robustness_tests
 from robustness_tests.harness.run import IN_USE
-from robustness_tests.subjects.catalog import MODELS, NORMS
+from robustness_tests.subjects.catalog import MODEL_NAMES, NORMS
 from robustness_tests.subjects.sources import DATASET_FORMS, MODEL_FORMS
 
 SUITE = Path(robustness_tests.__file__).parent
@@ -39,7 +39,12 @@ class Option:
 
 
 OPTIONS = [
-    Option("model", "robust", f"Model under release: {', '.join((*MODELS, *MODEL_FORMS))}", "MODEL"),
+    Option(
+        "model",
+        "robust",
+        f"Model under release: {', '.join((*MODEL_NAMES, *MODEL_FORMS))}",
+        "MODEL",
+    ),
     Option(
         "against",
         "",

@@ -89,7 +89,7 @@ def subject(source: Source, dataset: Source, count: int, device: str, data_dir: 
         network = load_model(source, data_dir, where)
         if source.kind == "bundled":
             # The others were looked at before the run.
-            check_bundled(MODELS[source.name], network, images, where)
+            check_bundled(MODELS[source.location, source.name], network, images, where)
         digest = model_digest(source, network, images, where)
     return Subject(source.name, network, dataset.name, images, where, digest)
 

@@ -10,6 +10,9 @@ NORMS = ("linf", "l2", "l1")
 """Norms of perturbations that a run can ask for: those of the metrics."""
 
 WEIGHTS = Path(__file__).with_name("weights")
+DATA = Path(__file__).with_name("data")
+
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,8 @@ class DatasetCard:
         clever_radius: radius of CLEVER's ball for each norm, in units of the image range. A constant of the dataset,
             about twice the median adversarial distance of its robust model, so that the cap does not decide the score;
             four times in L1, since random points of an L1 ball hardly ever come near its corners.
+        class_names: of the classes, if they have any but their numbers.
+        sha256: digest of the file of the images; empty where a library has them.
     """
 
     name: str
@@ -35,6 +40,21 @@ class DatasetCard:
     channels: int
     values: int
     clever_radius: Mapping[str, float]
+    class_names: tuple[str, ...] = ()
+    sha256: str = ""
+
+    @property
+    def file(self) -> Path:
+        """The file of the images, where it is bundled."""
+        return DATA / f"{self.name}.npz"
+
+    def check_file(self) -> None:
+        """Refuse a file of images that is missing or not the one of this catalog.
+
+        Raises:
+            ValueError: with both digests.
+        """
+        _check_digest(self.file, self.sha256, f"dataset {self.name!r}", "reinstall the package")
 
 
 @dataclass(frozen=True)
@@ -87,14 +107,16 @@ class ModelCard:
         Raises:
             ValueError: with both digests.
         """
-        if not self.weights.is_file():
-            raise ValueError(f"got no weights file {self.weights.name} for model {self.name!r}: reinstall the package")
-        digest = hashlib.sha256(self.weights.read_bytes()).hexdigest()
-        if digest != self.sha256:
-            raise ValueError(
-                f"got weights file {self.weights.name} with digest {digest[:12]}, expected {self.sha256[:12]}: "
-                "reinstall the package, or write the new digest into catalog.py if you have trained anew"
-            )
+        to_do = "reinstall the package, or write the new digest into catalog.py if you have trained anew"
+        _check_digest(self.weights, self.sha256, f"model {self.name!r}", to_do)
+
+
+def _check_digest(file: Path, sha256: str, what: str, to_do: str) -> None:
+    if not file.is_file():
+        raise ValueError(f"got no file {file.name} of {what}: reinstall the package")
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    if digest != sha256:
+        raise ValueError(f"got file {file.name} of {what} with digest {digest[:12]}, expected {sha256[:12]}: {to_do}")
 
 
 DATASETS = {
@@ -108,12 +130,23 @@ DATASETS = {
             channels=1,
             values=64,
             clever_radius={"linf": 0.25, "l2": 1.25, "l1": 6.0},
-        )
+        ),
+        DatasetCard(
+            name="cifar10-sample",
+            description="the first 500 test images of CIFAR-10 (Krizhevsky 2009), 32x32 RGB",
+            test_images=500,
+            classes=10,
+            channels=3,
+            values=3072,
+            clever_radius={"linf": 0.0125, "l2": 0.4, "l1": 8.0},
+            class_names=CIFAR10_CLASSES,
+            sha256="7ef92405a95be053b8ccca818aab9a1a6789207a433aee218c969d8fc078caf1",
+        ),
     ]
 }
 
 MODELS = {
-    card.name: card
+    (card.dataset, card.name): card
     for card in [
         ModelCard(
             name="standard",
@@ -145,8 +178,41 @@ MODELS = {
             sha256="9bec3d811b08ce8093d3ebed4f459b4103ba9ec7c935afb738d0662f172b18e5",
             least_clean_accuracy=0.96,
         ),
+        ModelCard(
+            name="standard",
+            description="WideResNet-16-1, trained on flipped and shifted images",
+            dataset="cifar10-sample",
+            architecture=WideResNetShape(depth=16, width=1),
+            mean=(0.5, 0.5, 0.5),
+            std=(0.25, 0.25, 0.25),
+            sha256="886d19547d78b91c11753fbb34b4a5a266461441bf86a84392267fe40e8b2ea9",
+            least_clean_accuracy=0.84,
+        ),
+        ModelCard(
+            name="robust",
+            description="WideResNet-16-1, trained on such images with random Linf, L2, L1 and L0 corruptions",
+            dataset="cifar10-sample",
+            architecture=WideResNetShape(depth=16, width=1),
+            mean=(0.5, 0.5, 0.5),
+            std=(0.25, 0.25, 0.25),
+            sha256="b97043da933fe0322e0cd270af61f78bf26b8640e865d458c34ca40f6dc4e970",
+            least_clean_accuracy=0.82,
+        ),
     ]
 }
+"""The bundled models, by dataset and name."""
+
+MODEL_NAMES = tuple(dict.fromkeys(name for _, name in MODELS))
+
+
+def models_of(dataset: str) -> list[str]:
+    """The names of the bundled models for a dataset.
+
+    Example:
+        >>> models_of("digits")
+        ['standard', 'robust', 'mlp']
+    """
+    return [name for of, name in MODELS if of == dataset]
 
 
 def closest(got: str, known: Iterable[str]) -> str:

@@ -3,11 +3,13 @@
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from robustness_tests.subjects.catalog import DATASETS
 from robustness_tests.subjects.images import Images, from_object, images_and_labels
 from robustness_tests.subjects.objects import attribute_of, one_line
 from robustness_tests.subjects.sources import CORRUPTIONS, Source
@@ -25,7 +27,7 @@ def load_dataset(source: Source, data_dir: Path, count: int | None = None) -> Im
         ValueError: if there are no such images, or they are not what `images_and_labels` expects.
     """
     loaders: dict[str, Callable[[], Images]] = {
-        "bundled": lambda: digits("test"),
+        "bundled": lambda: bundled_images(source.name, count),
         "cifar10": lambda: cifar10(data_dir, count),
         "cifar10-c": lambda: cifar10_c(source.location, data_dir, count),
         "npz": lambda: npz(Path(source.location), count),
@@ -33,6 +35,23 @@ def load_dataset(source: Source, data_dir: Path, count: int | None = None) -> Im
         "object": lambda: from_object(attribute_of(source), count),
     }
     return loaders[source.kind]()
+
+
+def bundled_images(name: str, count: int | None = None) -> Images:
+    """The test split of a bundled dataset.
+
+    Raises:
+        ValueError: if its file is missing or was changed.
+
+    Example:
+        >>> bundled_images("cifar10-sample", 5).images.shape
+        torch.Size([5, 3, 32, 32])
+    """
+    card = DATASETS[name]
+    if not card.sha256:
+        return digits("test")
+    card.check_file()
+    return replace(npz(card.file, count), class_names=card.class_names)
 
 
 def digits(split: str) -> Images:
@@ -55,8 +74,10 @@ def digits(split: str) -> Images:
     return Images(images[chosen].contiguous(), labels[chosen])
 
 
-def cifar10(data_dir: Path, count: int | None = None) -> Images:
+def cifar10(data_dir: Path, count: int | None = None, *, train: bool = False) -> Images:
     """The 10,000 test images of CIFAR-10 (Krizhevsky 2009), by torchvision; downloaded to `data_dir` if not there.
+
+    With `train`, the 50,000 images for training.
 
     torchvision unpickles the files of the authors, after it has compared their digests with the known ones.
 
@@ -67,12 +88,12 @@ def cifar10(data_dir: Path, count: int | None = None) -> Images:
 
     try:
         try:
-            dataset = CIFAR10(str(data_dir), train=False)
+            dataset = CIFAR10(str(data_dir), train=train)
         except RuntimeError:  # not there, or not the known files
             data_dir.mkdir(parents=True, exist_ok=True)
-            dataset = CIFAR10(str(data_dir), train=False, download=True)
+            dataset = CIFAR10(str(data_dir), train=train, download=True)
     except (OSError, RuntimeError) as error:
-        missing = data_dir / CIFAR10.base_folder / "test_batch"
+        missing = data_dir / CIFAR10.base_folder / ("data_batch_1" if train else "test_batch")
         raise ValueError(
             f"got no file {missing} as CIFAR-10 has it, and no download ({one_line(error)}): unpack {CIFAR10.filename} "
             "in that folder, or give --data-dir=DIR"

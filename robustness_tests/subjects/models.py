@@ -36,7 +36,7 @@ def load_model(source: Source, data_dir: Path, device: torch.device) -> nn.Modul
         ValueError: if there is no such model, or its weights cannot be read without running code.
     """
     loaders: dict[str, Callable[[], nn.Module]] = {
-        "bundled": lambda: bundled(MODELS[source.name]),
+        "bundled": lambda: bundled(MODELS[source.location, source.name]),
         "robustbench": lambda: robustbench_zoo.load(source.location, data_dir),
         "torchvision": lambda: torchvision_model(source.location),
         "timm": lambda: timm_model(source.location),

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from robustness_tests.subjects.catalog import DATASETS, MODELS, closest
+from robustness_tests.subjects.catalog import DATASETS, MODEL_NAMES, closest, models_of
 
 MODEL_FORMS = (
     "robustbench:DATASET/THREAT/NAME",
@@ -65,7 +65,8 @@ class Source:
             a file), "exported" (.pt2), "torchscript" (.pt), "cifar10", "cifar10-c", "npz" or "folder".
         text: as given.
         name: in the ids of the tests, in the report, and in the names of stored files: no blanks, slashes or colons.
-        location: a file or folder (absolute), the name of a module, or what is left of the text after the kind.
+        location: a file or folder (absolute), the name of a module, the dataset of a bundled model, or what is left of
+            the text after the kind.
         attribute: of the module or file, dotted; empty for the other kinds.
         folder: where modules are looked for first; empty for the other kinds.
     """
@@ -90,11 +91,10 @@ def model_source(text: str, dataset: Source, folder: Path) -> Source:
     """
     if dataset.kind in ("cifar10", "cifar10-c") and text in CIFAR10_MODELS:
         return replace(model_source(CIFAR10_MODELS[text], dataset, folder), text=CIFAR10_MODELS[text], name=text)
-    known = [card.name for card in MODELS.values() if dataset.kind == "bundled" and card.dataset == dataset.name] or (
-        list(CIFAR10_MODELS) if dataset.kind in ("cifar10", "cifar10-c") else []
-    )
-    if text in known:
-        return Source("bundled", text, text)
+    bundled = models_of(dataset.name) if dataset.kind == "bundled" else []
+    if text in bundled:
+        return Source("bundled", text, text, dataset.name)
+    known = bundled or (list(CIFAR10_MODELS) if dataset.kind in ("cifar10", "cifar10-c") else [])
     kind, colon, rest = text.partition(":")
     if colon and kind == "robustbench":
         return _robustbench(text, rest)
@@ -200,4 +200,4 @@ def _name(text: str) -> str:
     """A name that can be in the id of a test, in a selection with `-k`, and in the name of a file."""
     name = re.sub(r"[^\w.]+", "_", text, flags=re.ASCII).strip("._") or "unnamed"
     # A file of the user is not the bundled thing of its name, nor held against its thresholds.
-    return f"{name}.file" if name in (*MODELS, *DATASETS, "cifar10") else name
+    return f"{name}.file" if name in (*MODEL_NAMES, *DATASETS, "cifar10") else name

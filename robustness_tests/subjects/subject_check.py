@@ -91,12 +91,14 @@ def check_subjects(
     if dataset.kind == "bundled" and all(source.kind == "bundled" for source in models.values()):
         for option, source in models.items():
             try:
-                MODELS[source.name].check_weights()
+                MODELS[source.location, source.name].check_weights()
             except ValueError as error:
                 raise WrongSubjectError(option, str(error)) from error
         card = DATASETS[dataset.name]
         batch_sizes = {source.name: MAX_BATCH_SIZE for source in models.values()}
-        return CheckedSubjects(card.test_images, card.values, dict(card.clever_radius), batch_sizes)
+        return CheckedSubjects(
+            card.test_images, card.values, dict(card.clever_radius), batch_sizes, class_names=card.class_names
+        )
     request = {
         "models": {option: asdict(source) for option, source in models.items()},
         "dataset": asdict(dataset),

@@ -1,14 +1,16 @@
 """How the bundled models were trained: `python -m robustness_tests.subjects.training`.
 
-`standard` sees digits that are shifted by up to a pixel. `robust` sees the same digits, each with one random
-corruption: a norm of Linf, L2, L1 and L0 drawn for the image, a strength uniform in [0, largest], a point uniform in
-that ball. Its weight decay is four times as large; all else is alike. `mlp`, a small fully connected network, sees the
-same corruptions on digits that are not shifted, for fewer epochs. No adversarial example is used.
+On each dataset, `standard` sees shifted images, and `robust` the same ones, each with one random corruption: a norm of
+Linf, L2, L1 and L0 drawn for the image, a strength uniform in [0, largest], a point uniform in that ball. On digits its
+weight decay is four times as large; all else is alike. `mlp`, a small fully connected network for digits, sees the same
+corruptions on images that are not shifted, for fewer epochs. No adversarial example is used.
+
+The training files of CIFAR-10 are read from `--data-dir`, or downloaded to it.
 """
 
 import argparse
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -17,9 +19,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from robustness_tests.subjects.catalog import MODELS, WEIGHTS
+from robustness_tests.subjects.catalog import MODELS, WEIGHTS, closest
 from robustness_tests.subjects.corruptions import corrupt
-from robustness_tests.subjects.datasets import digits
+from robustness_tests.subjects.datasets import cifar10, digits
+from robustness_tests.subjects.images import Images
 from robustness_tests.subjects.models import build_network, clean_accuracy
 
 
@@ -29,7 +32,8 @@ class Recipe:
 
     Attributes:
         corruptions: largest strength for each norm, see `corrupt`; none for standard training.
-        shifted: whether digits are shifted by up to a pixel.
+        shift: the largest shift of an image in pixels, in both directions.
+        flipped: whether half of the images are mirrored.
         epochs: passes over the training split.
         batch_size: images in a step.
         learning_rate: the largest, of a one-cycle schedule (Smith & Topin 2017).
@@ -39,7 +43,8 @@ class Recipe:
     """
 
     corruptions: dict[str, float] = field(default_factory=dict)
-    shifted: bool = True
+    shift: int = 1
+    flipped: bool = False
     epochs: int = 300
     batch_size: int = 128
     learning_rate: float = 0.1
@@ -48,17 +53,22 @@ class Recipe:
     seed: int = 0
 
 
+CIFAR10 = Recipe(shift=4, flipped=True, epochs=8)
+
 RECIPES = {
-    "standard": Recipe(),
-    "robust": Recipe(corruptions={"linf": 0.5, "l2": 3.2, "l1": 16.0, "l0": 0.3}, weight_decay=2e-3),
-    "mlp": Recipe(
+    ("digits", "standard"): Recipe(),
+    ("digits", "robust"): Recipe(corruptions={"linf": 0.5, "l2": 3.2, "l1": 16.0, "l0": 0.3}, weight_decay=2e-3),
+    ("digits", "mlp"): Recipe(
         corruptions={"linf": 0.5, "l2": 3.2, "l1": 16.0, "l0": 0.3},
-        shifted=False,
+        shift=0,
         epochs=40,
         learning_rate=0.03,
         weight_decay=2e-3,
     ),
+    ("cifar10", "standard"): CIFAR10,
+    ("cifar10", "robust"): replace(CIFAR10, corruptions={"linf": 0.12, "l2": 4.0, "l1": 150.0, "l0": 0.05}),
 }
+"""By dataset and name. The bundled models of `cifar10-sample` are those of `cifar10`."""
 
 
 def initialise(network: nn.Module, generator: torch.Generator) -> None:
@@ -71,12 +81,26 @@ def initialise(network: nn.Module, generator: torch.Generator) -> None:
             nn.init.zeros_(module.bias)
 
 
-def shift(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Shift each image by -1, 0 or 1 pixels in both directions; the edge is filled with 0."""
-    padded = functional.pad(images, (1, 1, 1, 1))
+def shift(images: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
+    """Shift each image by up to so many pixels in both directions; the edge is filled with 0."""
+    padded = functional.pad(images, (pixels, pixels, pixels, pixels))
     height, width = images.shape[2:]
-    offsets = torch.randint(0, 3, (len(images), 2), generator=generator).tolist()
+    offsets = torch.randint(0, 2 * pixels + 1, (len(images), 2), generator=generator).tolist()
     return torch.stack([image[:, y : y + height, x : x + width] for image, (y, x) in zip(padded, offsets, strict=True)])
+
+
+def flip(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Mirror half of the images, drawn at random."""
+    chosen = torch.rand(len(images), generator=generator) < 0.5
+    return torch.where(chosen.view(-1, 1, 1, 1), images.flip(3), images)
+
+
+def augmented(images: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
+    """Images as a step of the training sees them."""
+    batch = shift(images, recipe.shift, generator) if recipe.shift else images
+    if recipe.flipped:
+        batch = flip(batch, generator)
+    return corrupt(batch, recipe.corruptions, generator) if recipe.corruptions else batch
 
 
 def train(network: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe, *, progress: bool = True) -> None:
@@ -95,10 +119,7 @@ def train(network: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe, *,
     network.train()
     for _ in tqdm(range(recipe.epochs), unit="epoch", disable=None if progress else True):
         for rows in torch.randperm(len(images), generator=generator).split(recipe.batch_size):
-            batch = shift(images[rows], generator) if recipe.shifted else images[rows]
-            if recipe.corruptions:
-                batch = corrupt(batch, recipe.corruptions, generator)
-            loss = functional.cross_entropy(network(batch), labels[rows])
+            loss = functional.cross_entropy(network(augmented(images[rows], recipe, generator)), labels[rows])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -106,29 +127,50 @@ def train(network: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe, *,
     network.eval()
 
 
+def splits(dataset: str, data_dir: Path) -> tuple[Images, Images]:
+    """Images to train with, and to test with."""
+    if dataset == "digits":
+        return digits("training"), digits("test")
+    return cifar10(data_dir, train=True), cifar10(data_dir)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Train the bundled models and write their weights."""
     parser = argparse.ArgumentParser(prog="python -m robustness_tests.subjects.training", description=main.__doc__)
-    parser.add_argument("--model", choices=sorted(RECIPES), action="append", help="which (default: all)")
+    names = sorted({name for _, name in RECIPES})
+    parser.add_argument("--dataset", choices=sorted({of for of, _ in RECIPES}), default="digits")
+    parser.add_argument("--model", choices=names, action="append", help="which (default: all of the dataset)")
     parser.add_argument("--output", type=Path, default=WEIGHTS, help="folder to write to (default: the package's own)")
+    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of CIFAR-10 (default: data)")
     parser.add_argument("--epochs", type=int, help="fewer, to try things out (default: the recipe's)")
     options = parser.parse_args(arguments)
+    known = [name for of, name in RECIPES if of == options.dataset]
+    for name in options.model or []:
+        if name not in known:
+            parser.error(f"--model: got {name!r}, {closest(name, known)} for --dataset {options.dataset}")
     options.output.mkdir(parents=True, exist_ok=True)
     # One thread: sums of gradients would come out in another order with another number of them.
     torch.set_num_threads(1)
-    for name in options.model or sorted(RECIPES):
-        card, recipe = MODELS[name], RECIPES[name]
+    try:
+        training, test = splits(options.dataset, options.data_dir)
+    except ValueError as error:
+        parser.error(str(error))
+    for name in options.model or known:
+        card, recipe = MODELS[BUNDLED_AS[options.dataset], name], RECIPES[options.dataset, name]
         if options.epochs is not None:
-            recipe = Recipe(**{**asdict(recipe), "epochs": options.epochs})
-        split = digits("training")
+            recipe = replace(recipe, epochs=options.epochs)
         network = build_network(card)
-        train(network, split.images, split.labels, recipe)
+        train(network, training.images, training.labels, recipe)
         path = options.output / card.weights.name
         # One key: the order of several is not fixed, and the digest of the file is checked.
         save_file(network.state_dict(), path, metadata={"made with": f"{recipe!r}, torch {torch.__version__}"})
         path.chmod(0o644)
-        accuracy = clean_accuracy(network, digits("test"), torch.device("cpu"))
+        accuracy = clean_accuracy(network, test, torch.device("cpu"))
         print(f"{name}: clean accuracy {accuracy:.2%} on the test split, written to {path}")
+
+
+BUNDLED_AS = {"digits": "digits", "cifar10": "cifar10-sample"}
+"""The bundled dataset that the models of a dataset are tested on."""
 
 
 if __name__ == "__main__":
