@@ -1,5 +1,6 @@
 """Fixtures of the meta_tests: real images and networks where they are, and a gate to run."""
 
+import compileall
 import importlib.util
 import json
 import os
@@ -106,15 +107,29 @@ def cifar10_resnet():
     return study_models().resnet20()
 
 
-def copy_suite(folder):
-    """The suite in a folder of its own, without the tests of it."""
-    for name in ("metrics", "reports", "robustness_tests"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("conftest.py", "pyproject.toml"):
-        shutil.copy(ROOT / name, folder / name)
-    # Certificates take as long as all else together: a test that is about them asks for them.
-    options = folder / "pyproject.toml"
-    options.write_text(options.read_text().replace("[tool.pytest]\n", '[tool.pytest]\nrobustness_certify = "off"\n'))
+@pytest.fixture(scope="session")
+def suite(shared_folder):
+    """The suite without the tests of it, compiled: as many processes import it as there are runs."""
+    with FileLock(shared_folder / "suite.lock"):
+        folder = shared_folder / "suite"
+        if not folder.is_dir():
+            for name in ("metrics", "reports", "robustness_tests"):
+                shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+            for name in ("conftest.py", "pyproject.toml"):
+                shutil.copy2(ROOT / name, folder / name)
+            # Certificates take as long as all else together: a test that is about them asks for them.
+            options = folder / "pyproject.toml"
+            text = options.read_text().replace("[tool.pytest]\n", '[tool.pytest]\nrobustness_certify = "off"\n')
+            options.write_text(text)
+            compileall.compile_dir(folder, quiet=2)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory):
+    """A folder of this run that all workers have."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
 def environment():
@@ -123,9 +138,9 @@ def environment():
 
 
 @pytest.fixture
-def gate(pytester, monkeypatch):
+def gate(pytester, suite, monkeypatch):
     """A copy of the suite to run: `gate("-n2", "--quick")` in a process of its own."""
-    copy_suite(pytester.path)
+    shutil.copytree(suite, pytester.path, dirs_exist_ok=True)
     for name in os.environ.keys() - environment():
         monkeypatch.delenv(name)
     return Gate(pytester)
@@ -135,13 +150,12 @@ WHOLE = ("--quick", "--norms", "linf")
 
 
 @pytest.fixture(scope="session")
-def whole_run(tmp_path_factory):
+def whole_run(shared_folder, suite):
     """The results of one passing run, `-n2` and `WHOLE`, made once for all workers. Not to be written to."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "whole-run"
+    folder = shared_folder / "whole-run"
     with FileLock(f"{folder}.lock"):
         if not folder.is_dir():
-            copy_suite(folder)
+            shutil.copytree(suite, folder)
             done = subprocess.run(
                 Gate.command("-n2", *WHOLE), cwd=folder, env=environment(), capture_output=True, text=True, check=False
             )

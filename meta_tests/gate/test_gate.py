@@ -13,15 +13,15 @@ import pytest
 from meta_tests.conftest import WHOLE
 from robustness_tests.harness.baseline import SCHEMA
 
-QUICK = ("--quick", "--images", "45", "--batch-size", "15", "--norms", "l2", "-k", "is_real or clever_below")
+QUICK = ("--quick", "--images", "15", "--batch-size", "5", "--norms", "l2", "-k", "is_real or clever_below")
 TESTS = ("test_adversarial_example_is_real", "test_clever_below_distance")
 
 
-def numbers_of_image_42(gate):
-    """Everything that was measured of image 42, but whether it was stored."""
+def numbers_of_image_12(gate):
+    """Everything that was measured of image 12, but whether it was stored."""
     found = {}
     for record in gate.results()["records"]:
-        if record["about"].get("image") == 42:
+        if record["about"].get("image") == 12:
             found[record["test"]] = {name: value for name, value in record["values"].items() if name != "stored"}
     return found
 
@@ -66,12 +66,12 @@ FIRST: dict[str, dict] = {}
 
 @pytest.fixture
 def numbers(gate):
-    """The numbers of image 42 of a whole run with two workers, the first of the runs to compare; run once."""
+    """The numbers of image 12 of a whole run with two workers, the first of the runs to compare; run once."""
     if not FIRST:
         result = gate("-n2", *QUICK, "--results", "first")
         assert result.ret == 0, result.stdout.str()
         gate.results_folder = gate.folder / "first"
-        FIRST.update(numbers_of_image_42(gate))
+        FIRST.update(numbers_of_image_12(gate))
         gate.results_folder = gate.folder / "robustness-results"
     assert len(FIRST) == len(TESTS) * 2  # two models
     return FIRST
@@ -80,13 +80,13 @@ def numbers(gate):
 def test_same_numbers_whatever_is_selected_and_however_it_is_run(gate, numbers):
     """Bit for bit: no workers, other numbers of workers, one image, fewer images."""
     gate("-n0", *QUICK)
-    assert numbers_of_image_42(gate) == numbers
+    assert numbers_of_image_12(gate) == numbers
 
-    gate("-n2", *QUICK, "--fresh", "-k", "00042")
-    assert numbers_of_image_42(gate) == numbers
+    gate("-n2", *QUICK, "--fresh", "-k", "00012")
+    assert numbers_of_image_12(gate) == numbers
 
-    gate("-n0", *QUICK, "--fresh", "--images", "43", "-k", "robust-digits and 00042")
-    part = numbers_of_image_42(gate)
+    gate("-n0", *QUICK, "--fresh", "--images", "13", "-k", "robust-digits and 00012")
+    part = numbers_of_image_12(gate)
     assert len(part) == len(TESTS)
     assert all(numbers[test] == values for test, values in part.items())
 
@@ -103,7 +103,7 @@ def test_interrupted_run_goes_on_where_it_stopped(gate, numbers):
 
     result = gate("-n2", *QUICK)
     assert result.ret == 0
-    assert numbers_of_image_42(gate) == numbers
+    assert numbers_of_image_12(gate) == numbers
     assert all(file.stat().st_mtime_ns == before for file, before in kept.items()), "a stored batch was measured again"
 
 
@@ -126,7 +126,7 @@ def test_killed_worker_ends_up_in_the_report_and_the_next_run_resumes(gate, numb
 
     result = gate("-n2", *QUICK)
     assert result.ret == 0, result.stdout.str()
-    assert numbers_of_image_42(gate) == numbers
+    assert numbers_of_image_12(gate) == numbers
 
 
 def test_second_run_reads_everything(gate):
@@ -138,8 +138,6 @@ def test_second_run_reads_everything(gate):
     second = gate.results()
     assert second["measurements"] == {"measured": 0, "stored": 8}
     assert second["passes"] == first["passes"]
-    gate(*few, "--fresh")
-    assert gate.results()["measurements"] == {"measured": 8, "stored": 0}
 
 
 @pytest.mark.parametrize("workers", ["-n0", "-n2"])
@@ -162,7 +160,7 @@ def test_violated_threshold_fails_the_gate(measured_gate, workers):
 
 
 def test_worse_model_does_not_pass(measured_gate):
-    result = measured_gate("-n2", *WHOLE, "--model", "standard", "--against", "robust")
+    result = measured_gate("-n0", *WHOLE, "--model", "standard", "--against", "robust")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(["*median linf distance * of standard, expected more than * of robust*"])
 
@@ -201,7 +199,7 @@ def test_single_violation_is_expected_and_too_many_fail(measured_gate):
     """CLEVER scores made three times too large: many images show it, one test per model asserts the share."""
     gate = measured_gate
     enlarge_scores(gate, "clever")
-    result = gate("-n2", *WHOLE, "robustness_tests/test_bounds.py")
+    result = gate("-n0", *WHOLE, "robustness_tests/test_bounds.py")
     outcomes = [record["outcome"] for record in gate.results()["records"] if "image" in record["about"]]
     assert outcomes.count("xfailed") > 5
     assert result.ret == pytest.ExitCode.TESTS_FAILED
@@ -278,7 +276,7 @@ def test_run_without_tests_about_models_leaves_no_report(gate):
 
 def test_progress_is_shown_on_a_terminal(gate):
     pty, termios = (pytest.importorskip(name, reason="needs pseudo-terminals") for name in ("pty", "termios"))
-    command = gate.command("-n2", "--quick", "--norms", "linf", "--images", "5", "--batch-size", "5")
+    command = gate.command("-n2", *WHOLE, "-k", "clever_below_distance")
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(gate.folder)
@@ -295,13 +293,13 @@ def test_progress_is_shown_on_a_terminal(gate):
         output += piece
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     text = output.decode()
-    assert "measuring: 0 of 10 batches" in text
+    assert re.search("measuring: 0 of [1-9][0-9]? batches", text), text
     assert " left" in text
     assert re.search(r"[1-9][0-9,]+ forward passes", text)
-    assert "PASS (quick): robust against standard" in text
+    assert "PARTIAL (quick): robust against standard" in text
 
 
-CERTIFIED = ("--images", "4", "--quick", "--norms", "linf", "--certify", "auto")
+CERTIFIED = ("--images", "3", "--batch-size", "3", "--quick", "--norms", "linf", "--certify", "auto")
 
 
 @pytest.mark.parametrize("workers", ["-n0", "-n2"])

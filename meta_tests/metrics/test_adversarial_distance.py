@@ -210,10 +210,9 @@ def test_published_proofs_are_not_contradicted():
     checked = {"verified": 0, "falsified": 0}
     for name in {row["network"] for row in rows}:
         weights = load_file(shared_file(f"truth/{name.removesuffix('.safetensors')}.safetensors"))
-        layers = sorted({int(key.split(".")[0]) for key in weights})
         layers = [nn.Flatten()]
-        for layer in layers:
-            matrix = weights[f"{layer}.weight"]
+        for number in sorted({int(key.split(".")[0]) for key in weights}):
+            matrix = weights[f"{number}.weight"]
             layers += [nn.Linear(matrix.shape[1], matrix.shape[0]), nn.ReLU()]
         network = nn.Sequential(*layers[:-1])
         network.load_state_dict(weights)

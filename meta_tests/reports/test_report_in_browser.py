@@ -356,6 +356,7 @@ def test_evil_names_of_files_and_classes(gate, opened):
         "folder:pictures",
         "--images",
         "6",
+        "--batch-size=6",
         "--quick",
         "--norms",
         "linf",

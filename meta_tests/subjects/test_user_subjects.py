@@ -98,6 +98,7 @@ def test_unseen_network_and_data_run_at_first_try(gate, workers, certify):
         workers,
         "--quick",
         "--images=6",
+        "--batch-size=6",
         "--norms=linf",
         f"--certify={certify}",
         "--model=work/net.py:tiny_net",
@@ -130,7 +131,14 @@ def test_unseen_network_and_data_run_at_first_try(gate, workers, certify):
 def test_without_another_model_nothing_is_compared(gate):
     write_network(gate.folder)
     result = gate(
-        "-n0", "--quick", "--images=5", "--model=work/net.py:tiny_net", "--dataset=npz:work/stripes.npz", "-k", "beats"
+        "-n0",
+        "--quick",
+        "--images=5",
+        "--batch-size=5",
+        "--model=work/net.py:tiny_net",
+        "--dataset=npz:work/stripes.npz",
+        "-k",
+        "beats",
     )
     result.stdout.fnmatch_lines(["Not compared: no other model than net.tiny_net was given (--against)."])
     assert result.ret == 0
@@ -143,7 +151,9 @@ def test_thresholds_by_the_names_of_the_user(gate):
         '[noise_accuracy.stripes]\nl2 = { "0.5" = 0.01 }\n'
     )
     subjects = ("--model=work/net.py:tiny_net", "--dataset=npz:work/stripes.npz", "--thresholds=mine.toml")
-    assert gate("-n0", "--quick", "--images=5", *subjects, "-k", "clean or noise", "--norms=l2").ret == 0
+    assert (
+        gate("-n0", "--quick", "--images=5", "--batch-size=5", *subjects, "-k", "clean or noise", "--norms=l2").ret == 0
+    )
     values = gate.values("test_noise_accuracy[net.tiny_net-stripes-l2-0.5]")
     assert values["threshold"] == 0.01
     assert gate.values("test_clean_accuracy")["threshold"] == 1.0
@@ -153,7 +163,7 @@ def test_two_models_of_one_name_are_told_apart(gate):
     write_network(gate.folder)
     shutil.copytree(gate.folder / "work", gate.folder / "older")
     arguments = ("--model=work/net.py:tiny_net", "--against=older/net.py:tiny_net", "--dataset=npz:work/stripes.npz")
-    result = gate("-n0", "--quick", "--images=5", *arguments, "-k", "is_real", "--norms=l2")
+    result = gate("-n0", "--quick", "--images=5", "--batch-size=5", *arguments, "-k", "is_real", "--norms=l2")
     assert result.ret == 0, result.stdout.str()
     assert set(gate.results()["run"]["sources"]) == {"net.tiny_net", "net.tiny_net.reference"}
 
@@ -344,7 +354,7 @@ def test_seeds_do_not_depend_on_the_name_of_the_model(gate):
     write_network(gate.folder)
     shutil.copytree(gate.folder / "work", gate.folder / "copy")
     names = ("--model=work/net.py:tiny_net", "--against=copy/net.py:tiny_net", "--dataset=npz:work/stripes.npz")
-    gate("-n0", "--quick", "--images=4", *names, "--norms=l2", "-k", "clever_below_distance or beats")
+    gate("-n0", "--quick", "--images=4", "--batch-size=4", *names, "--norms=l2", "-k", "clever_below_distance or beats")
     scores = {}
     for record in gate.results()["records"]:
         if "image" in record["about"]:

@@ -327,12 +327,9 @@ def refused(gate, offline):
 
 REAL_MODELS = ("probabilities", "training_mode", "takes_bytes")
 REAL_FILES = (
-    "npz that runs code",
     "empty folder",
-    "pickle as TorchScript",
     "checkpoint that runs code",
     "no CIFAR-10, no network",
-    "no weights of timm, no network",
     "model that ends the process",
     "reference that is wrong",
     "more images than there are",
