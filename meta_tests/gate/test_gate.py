@@ -386,3 +386,20 @@ def test_informative_gradients_hold_in_l1(gate):
     result = gate("-n2", "--quick", "--norms", "l1", "-k", "gradients_are_informative")
     result.assert_outcomes(passed=2)
     assert gate.values("test_gradients_are_informative[robust-digits-l1]")["forward"] > 100
+
+
+@pytest.mark.parametrize("workers", ["-n0", "-n2"])
+def test_the_pair_for_cifar10_is_bundled(gate, workers):
+    """Another dataset by its name: its own models, radius, thresholds and class names."""
+    few = ("--quick", "--images", "4", "--batch-size", "4", "--norms", "linf", "-k", "is_real or clean or beats")
+    result = gate(workers, "--dataset", "cifar10-sample", *few)
+    result.stdout.fnmatch_lines(["robustness: robust against standard*on cifar10-sample*"])
+    clean = gate.values("test_clean_accuracy")
+    assert (clean["images"], clean["threshold"]) == (100, 0.82)
+    assert clean["value"] == pytest.approx(0.88)
+    ours, theirs = (
+        gate.values(f"test_adversarial_example_is_real[{name}-cifar10-sample-linf-00000]")
+        for name in ("robust", "standard")
+    )
+    assert 0.5 * theirs["distance"] < theirs["distance"] < ours["distance"] < 0.03
+    assert gate.results()["run"]["class_names"][:2] == ["airplane", "automobile"]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch import nn
 from torchvision.datasets import CIFAR10
 
@@ -18,8 +19,8 @@ from meta_tests.subjects.wrong_subjects import good, pair
 from robustness_tests import Classifier, test_noise
 from robustness_tests.harness.fixtures.common_corruptions import accuracies
 from robustness_tests.harness.subject import Subject
-from robustness_tests.subjects import subject_check
-from robustness_tests.subjects.catalog import DATASETS
+from robustness_tests.subjects import subject_check, training
+from robustness_tests.subjects.catalog import DATASETS, MODELS
 from robustness_tests.subjects.datasets import common_corruptions, digits, load_dataset
 from robustness_tests.subjects.images import from_object, images_and_labels
 from robustness_tests.subjects.model_check import CheckedModel, check_network
@@ -474,10 +475,33 @@ def cifar_batch(folder, monkeypatch):
     for name, value in files.items():
         (folder_of_data / name).write_bytes(pickle.dumps(value))
     digests = {name: hashlib.md5((folder_of_data / name).read_bytes()).hexdigest() for name in files}
-    monkeypatch.setattr(CIFAR10, "train_list", [])
+    monkeypatch.setattr(CIFAR10, "train_list", [["test_batch", digests["test_batch"]]])
     monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", digests["test_batch"]]])
     monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": digests["batches.meta"]})
     return content
+
+
+def test_models_for_cifar10_are_trained_on_its_files(tmp_path, monkeypatch, capsys):
+    """On a few random images: weights of the bundled architecture, and the same ones again."""
+    cifar_batch(tmp_path, monkeypatch)
+    arguments = ["--dataset", "cifar10", "--model", "robust", "--epochs", "1", "--data-dir", str(tmp_path)]
+    for folder in ("first", "second"):
+        training.main([*arguments, "--output", str(tmp_path / folder)])
+    assert "robust: clean accuracy" in capsys.readouterr().out
+    name = "cifar10-sample-robust.safetensors"
+    first, second = (load_file(tmp_path / folder / name) for folder in ("first", "second"))
+    assert all(torch.equal(first[layer], second[layer]) for layer in first)
+    assert first.keys() == load_file(MODELS["cifar10-sample", "robust"].weights).keys()
+
+
+def test_missing_files_of_cifar10_end_the_training_in_a_sentence(tmp_path, monkeypatch, capsys):
+    def no_download(dataset):
+        raise OSError("no network")
+
+    monkeypatch.setattr(CIFAR10, "download", no_download)
+    with pytest.raises(SystemExit):
+        training.main(["--dataset", "cifar10", "--data-dir", str(tmp_path), "--output", str(tmp_path / "weights")])
+    assert "cifar-10-batches-py/data_batch_1 as CIFAR-10 has it, and no download" in capsys.readouterr().err
 
 
 def test_cifar10_is_read_as_its_authors_wrote_it(tmp_path, monkeypatch):
