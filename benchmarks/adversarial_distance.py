@@ -2,8 +2,7 @@
 
 For every image, the smallest verified distance that any attack of the peers found within 1,000 forward and 1,000
 backward passes is "best of peers". adv-lib is not one of these: where it is installed (`pip install --no-deps
-adv-lib`), there is a row against all of them. Passes are exact. Needs the peers (see `peers.py`) and, but for digits,
-the team's shared folder beside the checkout.
+adv-lib`), there is a row against all of them. Passes are exact. Needs the peers, see `peers.py`.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Certified and exact distances: sound, how tight, how dear.
 
 Run: python benchmarks/certified_distance.py soundness|tightness|cost|verdicts|exact
-The networks for CIFAR-10 and MNIST are in the shared folder beside the checkout.
+The networks for MNIST, and the published verdicts, are in a folder `shared/truth` beside the checkout, which is not public.
 """
 
 import argparse
@@ -234,9 +234,9 @@ def exact():
     mlp, digits = bundled("mlp")
     exact_row("mlp (64-32-10, corruptions)", mlp, digits)
     for name, hidden, recipe in (
-        ("64-32-10, standard", (32,), Recipe(shifted=False, epochs=40, learning_rate=0.03)),
+        ("64-32-10, standard", (32,), Recipe(shift=0, epochs=40, learning_rate=0.03)),
         ("64-32-10, shifts, 300 epochs", (32,), Recipe()),
-        ("64-24-24-10, corruptions", (24, 24), RECIPES["mlp"]),
+        ("64-24-24-10, corruptions", (24, 24), RECIPES["digits", "mlp"]),
     ):  # fmt: skip
         network = FullyConnected(64, hidden, 10, 0.5, 0.25)
         split = digits_of("training")

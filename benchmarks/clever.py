@@ -8,7 +8,7 @@
     python benchmarks/clever.py time           # overhead of a pass, share of the fits; ResNet-20 and small CNN
     python benchmarks/clever.py make-original  # draw the block maxima of clever_reference.npz anew: hours
 
-All but `art` need nothing but the suite; all but the digits need the shared networks, see subjects.py.
+`art` needs Adversarial Robustness Toolbox; all others need the suite alone.
 """
 
 import argparse

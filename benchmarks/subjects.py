@@ -3,11 +3,10 @@
 import importlib.util
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from robustness_tests.subjects.catalog import MODELS
-from robustness_tests.subjects.datasets import digits
+from robustness_tests.subjects.datasets import bundled_images, digits
 from robustness_tests.subjects.models import bundled
 
 STUDY = Path(__file__).parents[1] / "examples" / "cifar10_study" / "models.py"
@@ -32,6 +31,5 @@ def _cifar10(name):
     specification = importlib.util.spec_from_file_location("cifar10_study_models", STUDY)
     models = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(models)
-    raw = np.load(models.WEIGHTS / "test_0000_0999.npz")
-    images = torch.from_numpy(raw["images"]).permute(0, 3, 1, 2).float().div(255).contiguous()
-    return getattr(models, name)(), images, torch.from_numpy(raw["labels"])
+    sample = bundled_images("cifar10-sample")
+    return getattr(models, name)(), sample.images, sample.labels

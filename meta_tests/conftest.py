@@ -9,14 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from filelock import FileLock
 
 from robustness_tests.subjects.catalog import MODELS
+from robustness_tests.subjects.datasets import bundled_images
 from robustness_tests.subjects.datasets import digits as digits_of
-from robustness_tests.subjects.images import Images
 from robustness_tests.subjects.models import bundled
 
 ROOT = Path(__file__).parent.parent
@@ -50,10 +49,8 @@ def shared_file(name):
 
 @pytest.fixture(scope="session")
 def cifar10():
-    """The first 1,000 images of the CIFAR-10 test set."""
-    raw = np.load(shared_file("cifar10/test_0000_0999.npz"))
-    images = torch.from_numpy(raw["images"]).permute(0, 3, 1, 2).float().div(255).contiguous()
-    return Images(images, torch.from_numpy(raw["labels"]))
+    """The first 500 images of the CIFAR-10 test set."""
+    return bundled_images("cifar10-sample")
 
 
 @pytest.fixture(scope="session")
@@ -79,32 +76,16 @@ def study_models():
 
 
 @pytest.fixture(scope="session")
-def cifar10_cnn():
-    """The small CNN of the shared folder: `cifar10_cnn("standard")` or `("adv")`."""
+def cifar10_network():
+    """A network for CIFAR-10: one of the study's example, or of the bundled pair, by its name."""
 
-    def load(training):
-        shared_file(f"cifar10/cnn_a_{training}.safetensors")
-        return getattr(study_models(), f"cnn_a_{training}")()
-
-    return load
-
-
-@pytest.fixture(scope="session")
-def cifar10_wide_resnet():
-    """The WideResNet-16-1 of the shared folder: `("standard")` or `("corruption")`."""
-
-    def load(training):
-        shared_file(f"cifar10/wrn16_1_{training}.safetensors")
-        return getattr(study_models(), f"wrn16_1_{training}")()
+    def load(name):
+        return bundled(MODELS["cifar10-sample", name]) if name in BUNDLED else getattr(study_models(), name)()
 
     return load
 
 
-@pytest.fixture(scope="session")
-def cifar10_resnet():
-    """The ResNet-20 of the shared folder."""
-    shared_file("cifar10/resnet20.safetensors")
-    return study_models().resnet20()
+BUNDLED = ("standard", "robust")
 
 
 @pytest.fixture(scope="session")

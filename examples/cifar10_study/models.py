@@ -1,7 +1,4 @@
-"""Five networks for CIFAR-10, trained by others and by this project: architecture here, weights in safetensors files.
-
-The folder of the weights is `shared/cifar10` beside the checkout; its README says where each comes from.
-"""
+"""Three networks for CIFAR-10 that others have trained: architecture here, weights in the folder beside this file."""
 
 from pathlib import Path
 
@@ -10,9 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from robustness_tests import Classifier
-from robustness_tests.subjects.wide_resnet import WideResNet
 
-WEIGHTS = Path(__file__).parents[3] / "shared" / "cifar10"
+WEIGHTS = Path(__file__).with_name("weights")
 
 
 class BasicBlock(nn.Module):
@@ -73,20 +69,6 @@ def cnn_a_adv() -> nn.Module:
     return Classifier(_load(_small_cnn(), "cnn_a_adv"), normalize=([0.4914, 0.4822, 0.4465], [0.2471, 0.2435, 0.2616]))
 
 
-def wrn16_1_standard() -> nn.Module:
-    """WideResNet-16-1, trained in the standard way: 86.3 %."""
-    return _load(_wide_resnet(), "wrn16_1_standard")
-
-
-def wrn16_1_corruption() -> nn.Module:
-    """WideResNet-16-1, trained on random corruptions: 83.9 %."""
-    return _load(_wide_resnet(), "wrn16_1_corruption")
-
-
-def _wide_resnet() -> WideResNet:
-    return WideResNet(depth=16, width=1, classes=10, mean=[0.5] * 3, std=[0.25] * 3)
-
-
 def _small_cnn() -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(3, 16, 4, 2, 1),
@@ -101,8 +83,5 @@ def _small_cnn() -> nn.Sequential:
 
 
 def _load(network: nn.Module, name: str) -> nn.Module:
-    file = WEIGHTS / f"{name}.safetensors"
-    if not file.is_file():
-        raise FileNotFoundError(f"no file {file}: the weights of these networks are shared apart from the code")
-    network.load_state_dict(load_file(file), strict=True)
+    network.load_state_dict(load_file(WEIGHTS / f"{name}.safetensors"), strict=True)
     return network.eval()

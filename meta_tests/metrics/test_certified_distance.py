@@ -158,7 +158,7 @@ def test_nothing_within_the_radius(name, norm, request, digits, cifar10):
     if name in ("robust", "mlp"):
         network, split = bundled(MODELS["digits", name]), digits
     else:
-        network, split = request.getfixturevalue("cifar10_cnn")("adv"), cifar10
+        network, split = request.getfixturevalue("cifar10_network")("cnn_a_adv"), cifar10
     images, labels = split.images[:6], split.labels[:6]
     found = certified_distance(network, images, labels, norm=norm, tolerance=0.3)
     attacked = adversarial_distance(network, images, labels, norm=norm, effort="quick")
@@ -336,10 +336,10 @@ def test_a_graph_that_is_not_the_model():
     assert "other logits than the model" in found.reasons[0]
 
 
-def test_deep_networks_are_too_large(cifar10_wide_resnet, cifar10):
+def test_deep_networks_are_too_large(cifar10_network, cifar10):
     """131,000 ReLUs: intervals explode, and linear bounds of all of them would take an hour an image."""
     images, labels = cifar10.images[:2], cifar10.labels[:2]
-    found = certified_distance(cifar10_wide_resnet("corruption"), images, labels, norm="linf", budget=1e10)
+    found = certified_distance(cifar10_network("robust"), images, labels, norm="linf", budget=1e10)
     assert (found.status == Status.UNAVAILABLE).all()
     assert found.reasons == ("the network is too large for the budget",) * 2
 

@@ -219,14 +219,14 @@ def with_winners(network):
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("kind", ["quantised", "saturated", "winners take all"])
-def test_masked_gradients(cifar10, cifar10_cnn, kind, norm):
+def test_masked_gradients(cifar10, cifar10_network, kind, norm):
     """A verified distance on nearly every image, and never one that is not true."""
-    network = cifar10_cnn("standard")
+    network = cifar10_network("cnn_a_standard")
     model = {
         "quantised": lambda images: (network(images) / 0.1).round() * 0.1,
         # The margin is flat, to the last bit, but for a narrow strip along the boundary.
         "saturated": lambda images: torch.tanh(20 * (network(images) - network(images).amax(dim=1, keepdim=True))),
-        "winners take all": with_winners(cifar10_cnn("standard")),
+        "winners take all": with_winners(cifar10_network("cnn_a_standard")),
     }[kind]
     images, labels = cifar10.images[:60], cifar10.labels[:60]
     found = adversarial_distance(model, images, labels, norm=norm)
