@@ -1,7 +1,8 @@
 """Certified and exact distances: sound, how tight, how dear.
 
 Run: python benchmarks/certified_distance.py soundness|tightness|cost|verdicts|exact
-The networks for MNIST, and the published verdicts, are in a folder `shared/truth` beside the checkout, which is not public.
+The networks for MNIST and the published verdicts are in a folder `shared/truth` beside the checkout, which is not
+public: without it, a command that needs them ends with the name of the file.
 """
 
 import argparse

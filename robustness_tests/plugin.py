@@ -18,9 +18,9 @@ PLUGINS = [
             "workers",
             "collection",
             "progress",
+            "measured",  # before what imports it: assertions of a plugin that is imported before are not rewritten
             "records",
             "run_fixtures",
-            "measured",
         )
     ),
     *fixtures.PLUGINS,

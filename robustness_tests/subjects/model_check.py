@@ -86,7 +86,9 @@ def _called(network: nn.Module, images: Tensor) -> Tensor:
             return network(images.clone())
     except Exception as error:  # code of the user
         shape = tuple(images.shape)
-        static = "Guard failed" in str(error) or "batch" in str(error).lower()
+        # What programs for one number of images say, by the version of torch.
+        says = ("guard failed", "batch", "shape[0] to be equal")
+        static = any(words in str(error).lower() for words in says)
         what = "any number of images at once: export with a dynamic batch" if static else "logits of these images"
         raise ValueError(
             f"got {type(error).__name__} from the model for images of shape {shape} ({one_line(error)}), expected "
