@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import time
 
 import pytest
 
-from meta_tests.conftest import WHOLE
+from meta_tests.conftest import ROOT, WHOLE
 from robustness_tests.harness.baseline import SCHEMA
 
 QUICK = ("--quick", "--images", "15", "--batch-size", "5", "--norms", "l2", "-k", "is_real or clever_below")
@@ -403,3 +404,24 @@ def test_the_pair_for_cifar10_is_bundled(gate, workers):
     )
     assert 0.5 * theirs["distance"] < theirs["distance"] < ours["distance"] < 0.03
     assert gate.results()["run"]["class_names"][:2] == ["airplane", "automobile"]
+
+
+EXAMPLES = [
+    line.split()[1:]
+    for file in ("examples/cifar10_study/README.md", "docs/study.md")
+    for line in (ROOT / file).read_text().splitlines()
+    if line.startswith("pytest ")
+]
+
+
+@pytest.mark.parametrize("command", EXAMPLES, ids=" ".join)
+def test_examples_run_with_nothing_beside_the_checkout(gate, command):
+    """The commands of the documents, on fewer images and tests."""
+    shutil.copytree(ROOT / "examples", gate.folder / "examples")
+    few = ("-n0", "--quick", "--images", "4", "--batch-size", "4", "--norms", "linf", "-k", "is_real or clean")
+    result = gate(*command, *few)
+    assert result.ret == 0, result.stdout.str()
+    results = next(word.partition("=")[2] for word in command if word.startswith("--results="))
+    content = json.loads((gate.folder / results / "results.json").read_text())
+    assert content["verdict"] == "partial"
+    assert content["run"]["dataset"] == "cifar10-sample"

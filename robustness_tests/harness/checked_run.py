@@ -29,6 +29,7 @@ from robustness_tests.harness.run import (
     worker_input,
 )
 from robustness_tests.harness.thresholds import Thresholds, load_thresholds
+from robustness_tests.subjects.catalog import DATASETS
 from robustness_tests.subjects.sources import Source, dataset_source, model_source
 from robustness_tests.subjects.subject_check import CheckedSubjects, WrongSubjectError, check_subjects
 
@@ -89,7 +90,7 @@ def checked_options(given: Mapping[str, Any], config: pytest.Config) -> Options:
         sources={source.name: source for source in (model, against)},
         dataset_source=dataset,
         data_dir=_checked("data-dir", given["data-dir"], lambda text: _data_dir(text, config)),
-        images=_checked("images", given["images"] or ("20" if effort == "quick" else "100"), option_values.positive),
+        images=_checked("images", given["images"] or _default_images(dataset, effort), option_values.positive),
         clever_radius=_checked("clever-radius", given["clever-radius"], option_values.radii),
         effort=effort,
         norms=norms,
@@ -106,6 +107,12 @@ def checked_options(given: Mapping[str, Any], config: pytest.Config) -> Options:
         # A worker is told when the run began: what another worker has measured since then belongs to this run.
         started=worker_input(config)["robustness_started"] if is_worker(config) else time.time(),
     )
+
+
+def _default_images(dataset: Source, effort: str) -> str:
+    if effort == "quick":
+        return "20"
+    return str(DATASETS[dataset.name].images if dataset.kind == "bundled" else 100)
 
 
 def _certify(text: str, norms: tuple[str, ...]) -> str:

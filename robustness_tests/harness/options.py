@@ -60,7 +60,12 @@ OPTIONS = [
         "user's cache)",
         "DIR",
     ),
-    Option("images", "", "Number of test images, from the first on (default: 100, or 20 with --quick)", "N"),
+    Option(
+        "images",
+        "",
+        "Number of test images, from the first on (default: 100, of cifar10-sample 50; 20 with --quick)",
+        "N",
+    ),
     Option("effort", "", f"Budget for each image: {', '.join(EFFORTS)} (default: default)", "EFFORT"),
     Option("quick", "", "The quick effort and few images: for a look, not for a release"),
     Option("norms", "linf,l2", f"Norms of the perturbations, separated by commas: {', '.join(NORMS)}", "NORMS"),
