@@ -63,7 +63,7 @@ OPTIONS = [
     Option(
         "images",
         "",
-        "Number of test images, from the first on (default: 100, of cifar10-sample 50; 20 with --quick)",
+        "Number of test images, from the first on (default: 100, of cifar10-sample 60; 20 with --quick)",
         "N",
     ),
     Option("effort", "", f"Budget for each image: {', '.join(EFFORTS)} (default: default)", "EFFORT"),

@@ -141,7 +141,7 @@ DATASETS = {
             channels=3,
             values=3072,
             clever_radius={"linf": 0.0125, "l2": 0.4, "l1": 8.0},
-            images=50,
+            images=60,
             class_names=CIFAR10_CLASSES,
             sha256="7ef92405a95be053b8ccca818aab9a1a6789207a433aee218c969d8fc078caf1",
         ),
