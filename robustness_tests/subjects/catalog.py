@@ -26,9 +26,9 @@ class DatasetCard:
         classes: number of classes.
         channels: colour channels.
         values: of an image: channels, height and width multiplied.
-        clever_radius: radius of CLEVER's ball for each norm, in units of the image range. A constant of the dataset,
-            about twice the median adversarial distance of its robust model, so that the cap does not decide the score;
-            four times in L1, since random points of an L1 ball hardly ever come near its corners.
+        clever_radius: radius of CLEVER's ball for each norm, in units of the image range. A constant of the dataset, two
+            to four times the median adversarial distance of its robust model, so that the cap does not decide the
+            score; more in L1, since random points of an L1 ball hardly ever come near its corners.
         images: how many are measured by default: a run should end within ten minutes on two cores.
         class_names: of the classes, if they have any but their numbers.
         sha256: digest of the file of the images; empty where a library has them.
@@ -140,7 +140,7 @@ DATASETS = {
             classes=10,
             channels=3,
             values=3072,
-            clever_radius={"linf": 0.0125, "l2": 0.4, "l1": 8.0},
+            clever_radius={"linf": 0.02, "l2": 0.5, "l1": 10.0},
             images=60,
             class_names=CIFAR10_CLASSES,
             sha256="7ef92405a95be053b8ccca818aab9a1a6789207a433aee218c969d8fc078caf1",
