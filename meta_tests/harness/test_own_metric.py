@@ -135,6 +135,8 @@ ALLOWED = {
     "image_cards.py": "draws cards of images",
     "rows.py": "writes CLEVER as the field does",
     "scores.py": "draws scores",
+    "ranked.py": "draws scores",
+    "study.py": "the numbers of the study",
     "changes.py": "draws distances",
     "distances.py": "draws distances",
     "clever_fit.py": "draws scores",

@@ -164,6 +164,7 @@ def test_masked_gradients_do_not_stop_it(robust, digits, norm):
     assert (masked.distance[correct] >= 0.5 * open_.distance[correct]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_more_effort_finds_nearer_points(robust, digits, norm):
     images, labels = digits.images[:20], digits.labels[:20]
@@ -203,6 +204,7 @@ def test_passes_are_counted_exactly(norm):
     assert int(found.backward.sum()) == seen["backward"]
 
 
+@pytest.mark.slow
 def test_published_proofs_are_not_contradicted():
     """VNN-COMP 2021: no image may have an adversarial example at a distance that verifiers have excluded."""
     rows = list(csv.DictReader(shared_file("truth/mnist_verdicts.csv").open()))
@@ -231,6 +233,7 @@ def test_published_proofs_are_not_contradicted():
     assert checked == {"verified": 30, "falsified": 18}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("training", "norm", "published"),
     [("standard", "linf", 0.0049), ("adv", "linf", 0.0173), ("standard", "l2", 0.197), ("adv", "l2", 0.565)],
@@ -248,6 +251,7 @@ def test_median_on_real_networks(cifar10, cifar10_network, training, norm, publi
     assert published / 1.5 < float(found.distance.median()) < published * 1.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("training", "norm", "best_of_peers"),
     [

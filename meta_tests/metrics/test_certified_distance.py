@@ -115,6 +115,7 @@ def mnist_network(layers):
     return network
 
 
+@pytest.mark.slow
 def test_published_verdicts():
     """Proofs and counterexamples of VNN-COMP 2021: none is contradicted, and more than half of 30 are proved again."""
     rows = list(csv.DictReader(shared_file("truth/mnist_verdicts.csv").open()))
@@ -151,6 +152,7 @@ def walks(network, images, labels, radii, norm, generator):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("name", ["robust", "mlp", "cnn_a_adv"])
 def test_nothing_within_the_radius(name, norm, request, digits, cifar10):

@@ -29,6 +29,7 @@ def test_bias_and_coverage(distribution):
     assert not found.degenerate.any()
 
 
+@pytest.mark.slow
 def test_estimate_is_the_maximum_of_the_penalised_likelihood():
     """Against scipy's density, on a fine grid of end-points and shapes, with the best scale for each."""
     maxima = 1 + 0.1 * np.random.default_rng(1).beta(4, 4, (5, 40, 30)).max(axis=2)

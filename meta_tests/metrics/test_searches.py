@@ -217,6 +217,7 @@ def with_winners(network):
     return network.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("kind", ["quantised", "saturated", "winners take all"])
 def test_masked_gradients(cifar10, cifar10_network, kind, norm):

@@ -202,6 +202,7 @@ def test_everything_is_reached_by_keyboard(made, opened):
     assert reached == wanted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", ["desktop", "phone"])
 def test_readable_by_everybody(made, opened, size, scheme):

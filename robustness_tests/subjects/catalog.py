@@ -26,8 +26,8 @@ class DatasetCard:
         classes: number of classes.
         channels: colour channels.
         values: of an image: channels, height and width multiplied.
-        clever_radius: radius of CLEVER's ball for each norm, in units of the image range. A constant of the dataset, two
-            to four times the median adversarial distance of its robust model, so that the cap does not decide the
+        clever_radius: radius of CLEVER's ball for each norm, in units of the image range. A constant of the dataset,
+            two to four times the median adversarial distance of its robust model, so that the cap does not decide the
             score; more in L1, since random points of an L1 ball hardly ever come near its corners.
         images: how many are measured by default: a run should end within ten minutes on two cores.
         class_names: of the classes, if they have any but their numbers.
