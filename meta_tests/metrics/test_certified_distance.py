@@ -344,6 +344,16 @@ def test_deep_networks_are_too_large(cifar10_network, cifar10):
     found = certified_distance(cifar10_network("robust"), images, labels, norm="linf", budget=1e10)
     assert (found.status == Status.UNAVAILABLE).all()
     assert found.reasons == ("the network is too large for the budget",) * 2
+    # Most of the budget is saved: the first radius shows that it would not last.
+    each = float(program_of(cifar10_network("robust"), images[0]).costs()[-1])
+    assert float(((found.backward - 1) * each).max()) <= 1e10 / 8
+    assert found.trials.tolist() == [1, 1]
+
+
+def test_budget_of_the_first_radius_is_enough_for_a_network_within_reach(robust, digits):
+    """The quick budget of the gate: the first radius takes 6 % of it, the search most of it."""
+    found = certified_distance(robust, digits.images[:1], digits.labels[:1], norm="l2", tolerance=0.1, budget=2e10)
+    assert found.status.tolist() == [Status.CERTIFIED]
 
 
 def test_torchvision_by_construction():

@@ -44,6 +44,21 @@ def test_misclassified_images_are_left_out_but_not_of_robust_accuracy(results):
     ours, theirs = (np.median(side) for side in rest)
     assert here["median adversarial distance, linf"] == f"{ours:.4g} / {theirs:.4g} = {ours / theirs:.1f}"
     assert here["robust accuracy at 1/255, linf"] != before["robust accuracy at 1/255, linf"]
+    # The same by the other model alone: the image is in neither median.
+    other = next(row for row in results.images if (row.model, row.norm) == (results.models[1], "linf"))
+    rows = tuple(
+        replace(row, status="misclassified", distance=0.0, clever=None, ratio=None) if row is other else row
+        for row in results.images
+    )
+    found = {claim.what: claim.here for claim in study.claims(replace(results, images=rows))}
+    assert found["median adversarial distance, linf"] == here["median adversarial distance, linf"]
+
+
+@pytest.mark.parametrize(("distance", "share"), [(1.999 / 255, 0.0), (2.001 / 255, 1.0)])
+def test_robust_accuracy_is_of_levels_of_eight_bits(results, distance, share):
+    rows = tuple(replace(row, distance=distance) for row in results.images)
+    here = {claim.what: claim.here for claim in study.claims(replace(results, images=rows))}
+    assert here["robust accuracy at 2/255, linf"] == f"{share:.1%} / {share:.1%}"
 
 
 def test_page_and_figures_are_written(results, tmp_path, capsys):
