@@ -20,7 +20,7 @@ BAD = {
     "unknown reference": (["--against", "nobody"], "--against: got 'nobody'"),
     "unknown dataset": (
         ["--dataset", "digit"],
-        "--dataset: got 'digit', expected one of 'digits', 'cifar10'*; did you mean 'digits'?",
+        "--dataset: got 'digit', expected one of 'digits', 'cifar10-sample', 'cifar10'*; did you mean 'digits'?",
     ),
     "require in l1": (
         ["--certify", "require", "--norms", "l1"],
