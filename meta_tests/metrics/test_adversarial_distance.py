@@ -103,6 +103,7 @@ def test_result_is_what_it_says(robust, digits, norm):
     assert (alone != labels)[attacked].all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_does_not_depend_on_neighbours(robust, digits, norm):
     images, labels = digits.images[:24], digits.labels[:24]
@@ -148,6 +149,7 @@ def test_images_without_an_adversarial_example_are_censored():
     assert found.distance.isinf().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_masked_gradients_do_not_stop_it(robust, digits, norm):
     """Rounded logits have no gradient at all: a distance is found without, verified, and not below the true one."""

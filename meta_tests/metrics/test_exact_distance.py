@@ -17,6 +17,7 @@ def mlp(digits):
     return bundled(MODELS["digits", "mlp"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 def test_every_linear_piece(seed):
     layers = small_network(seed)

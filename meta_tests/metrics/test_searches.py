@@ -115,6 +115,7 @@ def test_iterated_pgd_finds_nothing_out_of_its_reach():
     assert far.distance.isinf().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["boundary-descent", "iterated-pgd"])
 def test_path_has_every_query(robust, digits, method):
     images, labels = digits.images[:7], digits.labels[:7]

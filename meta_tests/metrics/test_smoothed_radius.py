@@ -72,6 +72,7 @@ class Coin:
         return torch.tensor([votes, copies - votes])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.55, 0.9, 0.99])
 @pytest.mark.parametrize("sizes", [[1_000], [200, 500, 1_000]])
 def test_bound_covers_as_often_as_it_says(share, sizes):

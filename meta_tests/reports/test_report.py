@@ -206,6 +206,7 @@ def test_brackets_with_scores_and_exact_distances(drawn):
     assert "CLEVER" not in without["Proved and attacked"][1]
 
 
+@pytest.mark.slow
 def test_many_points_are_one_picture(drawn):
     svg = drawn(*records_of_images(RUN, 600))["CLEVER against adversarial distance"][1]
     assert "<image" in svg
@@ -309,6 +310,7 @@ def test_infinite_medians_are_shown_as_what_they_are():
     assert "| beyond the attacks |" in markdown_summary(results)
 
 
+@pytest.mark.slow
 def test_results_are_the_same_from_the_file(tmp_path):
     results = results_of(*records_of_images(RUN, 5), *records_of_models(RUN), status=1)
     write_results(tmp_path / "results.json", results)

@@ -77,6 +77,7 @@ def reports(*arguments, folder):
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=environment)
 
 
+@pytest.mark.slow
 def test_reports_are_made_from_the_file_alone(tmp_path):
     write_results(tmp_path / "results.json", results_of(*records_of_images(RUN, 6), *records_of_models(RUN), status=1))
     done = reports("results.json", folder=tmp_path)
@@ -87,6 +88,7 @@ def test_reports_are_made_from_the_file_alone(tmp_path):
     assert (tmp_path / "results.md").read_text().startswith("## FAIL: robust against standard on digits")
 
 
+@pytest.mark.slow
 def test_two_runs_are_compared(tmp_path):
     """The second run's distances are the first one's, half as large."""
     old = [*records_of_images(RUN, 8), model_record("test_clean_accuracy")]

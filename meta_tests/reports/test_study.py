@@ -61,6 +61,7 @@ def test_robust_accuracy_is_of_levels_of_eight_bits(results, distance, share):
     assert here["robust accuracy at 2/255, linf"] == f"{share:.1%} / {share:.1%}"
 
 
+@pytest.mark.slow
 def test_page_and_figures_are_written(results, tmp_path, capsys):
     write_results(tmp_path / "results.json", results)
     study.main([str(tmp_path / "results.json"), "--output", str(tmp_path / "docs.md")])
