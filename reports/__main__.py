@@ -11,7 +11,7 @@ from pathlib import Path
 from reports.comparison import CHANGES, RunComparison, comparison
 from reports.markdown import literal, summary, table
 from reports.page import CSS, TEMPLATES, page
-from reports.results import Results, load_results
+from reports.results import DAMAGED, Results, load_results
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -47,10 +47,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:
         parser.error(f"got {error.filename}, which cannot be written ({error.strerror}), expected a file in a folder")
     sys.stdout.write("".join(f"{path}\n" for path in texts))
-
-
-DAMAGED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
-"""What drawing raises for values that no run writes."""
 
 
 def drawn(runs: Sequence[Results], files: Sequence[str]) -> tuple[str, str]:

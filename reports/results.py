@@ -118,6 +118,10 @@ def _of(kind: type[Kind], fields: Mapping[str, Any]) -> Kind:
     return kind(**{name: value for name, value in fields.items() if name in known})
 
 
+DAMAGED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""What drawing raises for values that no run writes."""
+
+
 def load_results(path: Path, text: str) -> Results:
     """The results in a file.
 

@@ -7,7 +7,7 @@ import argparse
 import re
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from reports.figures.ranked import ranked
 from reports.images import ImageRow
 from reports.markdown import literal, table
 from reports.page import CSS, TEMPLATES, VERSIONS
-from reports.results import Results, load_results
+from reports.results import DAMAGED, Results, load_results
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ PUBLISHED = {
     "robust accuracy at 1/255, linf": ("75.2 % / 65.4 %", ""),
     "robust accuracy at 2/255, linf": ("40.2 % / 33.2 %", ""),
 }
-"""Recomputed from the values for each image that the authors have published, of images classified correctly."""
+"""Recomputed from the values for each image that the authors have published: of images classified correctly, and robust
+accuracies of all."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -64,12 +65,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if results.against is None:
         parser.error(f"got {given.results!r}, a run of one model, expected one with a reference (--against)")
     page = Path(given.output or path.with_name("study.md"))
+    if page.suffix != ".md":
+        parser.error(f"got --output {given.output!r}, expected a file .md")
     folder = page.with_suffix("")
     try:
+        drawn = figures(results)
+        text = rendered(results, folder.name, drawn)
+    except DAMAGED as error:
+        parser.error(
+            f"got a results.json that is damaged ({type(error).__name__}: {error}), expected one of this suite"
+        )
+    try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, panel in figures(results).items():
+        for name, panel in drawn.items():
             (folder / name).write_text(standalone(panel.svg), encoding="utf-8")
-        page.write_text(rendered(results, folder.name), encoding="utf-8")
+        page.write_text(text, encoding="utf-8")
     except OSError as error:
         parser.error(f"got {error.filename}, which cannot be written ({error.strerror}), expected a folder to write to")
     sys.stdout.write(f"{page}\n")
@@ -81,12 +91,12 @@ def figures(results: Results) -> dict[str, Panel]:
     return {f"{kind}-{number}.svg": panel for kind, panels in drawn.items() for number, panel in enumerate(panels, 1)}
 
 
-def rendered(results: Results, folder: str) -> str:
-    """The page."""
+def rendered(results: Results, folder: str, drawn: Mapping[str, Panel]) -> str:
+    """The page, whose figures are files in a folder beside it."""
     header = ("number", "study", "follow-up", "here")
     rows = [(claim.what, claim.study, claim.follow_up, claim.here) for claim in claims(results)]
     run = results.run
-    return (
+    page = (
         TEMPLATES.overlay(autoescape=False)
         .get_template("study.md")
         .render(
@@ -99,11 +109,12 @@ def rendered(results: Results, folder: str) -> str:
             claims=table(header, rows),
             folder=folder,
             figures={
-                kind: [(name, panel.text) for name, panel in figures(results).items() if name.startswith(kind)]
+                kind: [(name, panel.text) for name, panel in drawn.items() if name.startswith(kind)]
                 for kind in ("sorted", "scatter", "share")
             },
         )
     )
+    return f"{page}\n"
 
 
 def claims(results: Results) -> list[Claim]:

@@ -1,5 +1,6 @@
 """The page of the study: its numbers from the rows of images, its figures as files of their own."""
 
+import json
 import re
 from dataclasses import replace
 
@@ -93,3 +94,18 @@ def test_what_cannot_be_read_ends_with_one_line(tmp_path, capsys):
             study.main([str(tmp_path / name)])
         assert message in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "study.md").exists()
+    pair = results_of(*records_of_images(RUN, 3), run=RUN)
+    write_results(tmp_path / "pair.json", pair)
+    before = (tmp_path / "pair.json").read_text()
+    for output in (str(tmp_path / "pair.json"), str(tmp_path / "folder")):
+        with pytest.raises(SystemExit):
+            study.main([str(tmp_path / "pair.json"), "--output", output])
+        assert "expected a file .md" in " ".join(capsys.readouterr().err.split())
+    assert (tmp_path / "pair.json").read_text() == before
+    content = json.loads(before)
+    content["images"][0]["distance"] = "far"
+    (tmp_path / "damaged.json").write_text(json.dumps(content))
+    with pytest.raises(SystemExit):
+        study.main([str(tmp_path / "damaged.json")])
+    assert "got a results.json that is damaged" in " ".join(capsys.readouterr().err.split())
+    assert not list(tmp_path.glob("*.md"))

@@ -17,6 +17,7 @@ from robustness_tests.subjects.datasets import bundled_images, digits
 from robustness_tests.subjects.images import images_and_labels
 from robustness_tests.subjects.models import build_network, bundled, check_bundled, clean_accuracy, model_digest
 from robustness_tests.subjects.sources import Source
+from robustness_tests.subjects.subject_check import WrongSubjectError, check_subjects
 from robustness_tests.subjects.wide_resnet import WideResNet
 
 CPU = torch.device("cpu")
@@ -113,6 +114,12 @@ def test_changed_images_are_refused(tmp_path, monkeypatch, content, message):
         (tmp_path / "cifar10-sample.npz").write_bytes(content)
     with pytest.raises(ValueError, match=message):
         bundled_images("cifar10-sample")
+    # And before a run begins, as what is wrong with the option.
+    sources = {"model": Source("bundled", "robust", "robust", "cifar10-sample")}
+    dataset = Source("bundled", "cifar10-sample", "cifar10-sample")
+    with pytest.raises(WrongSubjectError, match=message) as caught:
+        check_subjects(sources, dataset, images=5, device="cpu", data_dir=tmp_path)
+    assert caught.value.option == "dataset"
 
 
 @pytest.fixture

@@ -46,4 +46,4 @@ def _ranked(rows: Sequence[ImageRow], number: int, axes: Axes) -> str:
     axes.set(yscale="log", xlabel="images, by their adversarial distance", ylabel="image range 0 to 1")
     whole_numbers(axes.xaxis)
     plain_logarithmic(axes.yaxis)
-    return f"{len(rows)} images, {int(above.sum())} CLEVER scores above the adversarial distance."
+    return f"{int(above.sum())} of {len(rows)} CLEVER scores above the adversarial distance."

@@ -95,6 +95,11 @@ def check_subjects(
             except ValueError as error:
                 raise WrongSubjectError(option, str(error)) from error
         card = DATASETS[dataset.name]
+        if card.sha256:
+            try:
+                card.check_file()
+            except ValueError as error:
+                raise WrongSubjectError("dataset", str(error)) from error
         batch_sizes = {source.name: MAX_BATCH_SIZE for source in models.values()}
         return CheckedSubjects(
             card.test_images, card.values, dict(card.clever_radius), batch_sizes, class_names=card.class_names
