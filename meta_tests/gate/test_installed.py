@@ -77,6 +77,8 @@ def test_nothing_is_installed_under_a_common_name(site):
     assert (site / "robustness_gate/metrics/py.typed").is_file()
     assert (site / "robustness_tests/thresholds.toml").is_file()
     assert list((site / "robustness_tests/subjects/weights").glob("*.safetensors"))
+    assert (site / "robustness_tests/subjects/data/cifar10-sample.npz").is_file()
+    assert (site / "robustness_gate/reports/templates/study.md").is_file()
 
 
 def test_gate_runs_from_any_folder(user):
