@@ -37,7 +37,10 @@ def _ranked(rows: Sequence[ImageRow], number: int, axes: Axes) -> str:
     ranks, distances, scores = np.arange(1, len(rows) + 1), column(rows, "distance"), column(rows, "clever")
     above = np.array([row.clever_verdict == "xfailed" for row in rows])
     axes.step(ranks, distances, where="mid", color=colour(number), label="adversarial distance")
-    for chosen, role, label in ((~above, "muted", "CLEVER score not above it"), (above, "bad", "CLEVER score above it")):
+    for chosen, role, label in (
+        (~above, "muted", "CLEVER score not above it"),
+        (above, "bad", "CLEVER score above it"),
+    ):
         if chosen.any():
             shown = f"{label} ({int(chosen.sum())})"
             axes.scatter(
