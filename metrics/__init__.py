@@ -1,4 +1,4 @@
-"""The numbers: pure functions on tensors, a file per metric. Nothing here knows pytest, files or global state."""
+"""Metrics: pure functions on tensors, one file for each metric. They use no pytest, no files and no global state."""
 
 from metrics.adversarial_distance import AdversarialDistances, adversarial_distance
 from metrics.anchored_clever import AnchoredScores, anchored_clever

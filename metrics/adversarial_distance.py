@@ -32,13 +32,14 @@ class AdversarialDistances:
     """The adversarial distances of N images; every tensor is on the device of the images.
 
     Attributes:
-        distance: norm of `adversarial - image`, shape (N,), in units of the image range [0, 1]; 0 where the clean image
-            is misclassified, infinite where nothing was found.
+        distance: norm of `adversarial - image`, shape (N,), in units of the image range [0, 1]. It is 0 where the clean
+            image is misclassified, and infinite where no adversarial image was found.
         adversarial: the adversarial images, shape (N, C, H, W), in [0, 1]; the clean image where there is none.
         status: `Status` numbers, shape (N,): attacked, misclassified or censored.
-        attack: `Attack` numbers, shape (N,): the attack that found the point.
-        bracket: how far towards the clean image the next point of the same line is that was tried and is not
-            adversarial by more than rounding explains, shape (N,); 0 where there is no adversarial image.
+        attack: `Attack` numbers, shape (N,): the attack that found the adversarial image.
+        bracket: length of the last bracket of the line search or bisection, shape (N,): the distance from `adversarial`
+            to the nearest point tried on the same line that is not adversarial by more than the rounding error. It is 0
+            where there is no adversarial image.
         forward: forward passes spent on each image, shape (N,).
         backward: backward passes spent on each image, shape (N,).
         path: every query, if `record_path` was given.
@@ -67,40 +68,41 @@ def adversarial_distance(
     batch_size: int = 100,
     record_path: bool = False,
 ) -> AdversarialDistances:
-    """Find, for each image, the nearest image of the box [0, 1] that the model does not put into its class.
+    """Find, for each image, the nearest adversarial image in the box [0, 1].
 
-    An upper bound of the true minimal distance. Short descents to the boundaries of the nearest classes, and more of
-    them from noisy restarts around the best point so far, end in several local minima; the best few are refined, and a
-    line search goes back to the boundary. Where the descents find nothing (the gradient may be masked), random noise
-    does. The best point of any query counts; it is classified again at the end, as the very image that is returned, and
-    its norm is what is reported.
+    The distance is an upper bound of the true minimal distance. Short descents to the boundaries of the nearest
+    classes, and more descents from noisy restarts around the best point so far, end in several local minima. The best
+    few points are refined, and a line search moves the best one back to the boundary. Where the descents find nothing,
+    for example because the gradient is masked, the search tries random noise and random starting points. The best point
+    of all queries counts. The model classifies it again at the end, exactly as it is returned, and its norm is the
+    reported distance.
 
-    The method "iterated-pgd" is the study's instead: one small step of fixed size after another until the label flips,
-    and a bisection of the last one. On networks for CIFAR-10 its median distance is 15 to 30 % above the best known in
-    L-infinity, 15 % in L2 and four times in L1 (`benchmarks/README.md`), and it finds nothing where its steps do not
-    reach.
+    The method "iterated-pgd" is the attack of the study: it takes small steps of fixed size until the label flips, then
+    bisects the last step. On networks for CIFAR-10 its median distance is 15 to 30 % above the best known in
+    L-infinity, 12 to 16 % above it in L2, and about four times as large in L1 (`benchmarks/README.md`). It finds
+    nothing beyond the reach of its steps.
 
     Args:
         model: a deterministic callable from images to logits (N, K), in evaluation mode, normalisation inside.
         images: shape (N, C, H, W), float32 or float64, values in [0, 1].
         labels: true classes, int64, shape (N,).
         norm: "linf", "l2" or "l1".
-        targets: classes that the adversarial images have to be put into, int64, shape (N,); any wrong class by default.
-            An image is then "misclassified" if it is of the target class already.
-        effort: "quick" (at most 40 forward and 40 backward passes per image where descents find something), "default"
-            (200 and 200) or "thorough" (1,000 and 1,000); of "iterated-pgd" at most 80, 400 or 2,000 steps.
+        targets: target class of each adversarial image, int64, shape (N,); any wrong class by default. With targets, an
+            image counts as misclassified if the model already puts it into the target class.
+        effort: "quick", "default" or "thorough": at most 40, 200 or 1,000 forward passes per image, and as many
+            backward passes, where the descents find something. With "iterated-pgd", at most 80, 400 or 2,000 steps.
         method: "boundary-descent" or "iterated-pgd".
-        seed: of the restarts and the noise: one for all images, or one for each. The same image with the same seed
+        seed: seed of the restarts and the noise: one for all images, or one for each. The same image with the same seed
             gets the same noise in any batch.
-        batch_size: the most images that pass through the model at once; halved where that takes too much memory.
-        record_path: keep margin and norm of every query of the attacks.
+        batch_size: the most images that pass through the model at once. It is halved when memory runs out.
+        record_path: whether to keep the margin and the norm of every query of the attacks.
 
     Returns:
         Distances, adversarial images, statuses, winning attacks, brackets, and passes spent.
 
     Raises:
-        ValueError: for an unknown norm, effort or method, images outside [0, 1] or not finite, labels or targets that
-            the model has no class for, a model in training mode, outputs that are probabilities or not deterministic.
+        ValueError: for an unknown norm, effort or method; images outside [0, 1] or not finite; labels or targets that
+            are not classes of the model; a model in training mode; outputs that are probabilities or not deterministic.
 
     Example:
         A linear model, whose distance is margin / dual norm of the weights: here 0.6 / (1 + 1).
@@ -188,13 +190,13 @@ def _measure(
 
 
 PUSHES = (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
-"""How much longer a perturbation is made, step by step, until the kept image is classified wrongly once more."""
+"""Relative lengthenings of the perturbation, tried in turn until the kept image is adversarial again."""
 
 
 def _verify(search: Search, rows: Tensor, bracket: Tensor) -> Tensor:
-    """Classify the kept images again, together and each alone, and return the rows whose label has changed in both.
+    """Classify the kept images again, together and one by one, and return the rows that are adversarial both times.
 
-    An image so near to the boundary that rounding turns it back is pushed outwards a little, and its distance with it.
+    Where rounding turns an image back to its class, the image is pushed outwards a little and its distance updated.
     """
     verified = []
     for push in PUSHES:

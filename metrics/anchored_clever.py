@@ -1,4 +1,4 @@
-"""Anchored CLEVER: the published score, with the gradients on the way to an adversarial example in the maximum."""
+"""Anchored CLEVER: the CLEVER score with gradients from the segment to an adversarial example added."""
 
 from dataclasses import dataclass
 
@@ -20,12 +20,13 @@ class AnchoredScores:
     """The anchored CLEVER scores of N images; every tensor has shape (N,), on the device of the images.
 
     Attributes:
-        score: the CLEVER score, or margin / steepest place on the segment if that is smaller; never above the distance
-            of the adversarial example. NaN where there is no CLEVER score, or no adversarial example.
-        lipschitz: the steepest place found on the segment: the largest dual norm of the gradient of the margin towards
-            the class of the adversarial example, or the mean slope on the way there.
-        anchor: that class; -1 where there is no score.
-        status: `Status` numbers: those of CLEVER, and censored where there is no adversarial example.
+        score: the CLEVER score, or margin / `lipschitz` if that is smaller. It is never above the distance of the
+            adversarial example. NaN where there is no CLEVER score, or no adversarial example.
+        lipschitz: the steepest slope found on the segment, for the margin towards the class of the adversarial example:
+            the largest dual norm of its gradient, or its mean slope if that is larger.
+        anchor: the class of the adversarial example; -1 where there is no score.
+        status: `Status` numbers: those of CLEVER, estimated where the score was lowered, and censored where there is no
+            adversarial example.
         forward: forward passes spent on each image.
         backward: backward passes spent on each image.
     """
@@ -49,30 +50,31 @@ def anchored_clever(
     points: int = 16,
     batch_size: int = 100,
 ) -> AnchoredScores:
-    """Lower each CLEVER score to what the gradients between the image and an adversarial example say.
+    """Lower each CLEVER score by the gradients on the segment from the image to an adversarial example.
 
-    Random points of a ball in many dimensions never meet its steepest places, so CLEVER overestimates. The segment to
-    an adversarial example is where the class does change: by the mean value theorem its largest dual norm is at least
-    margin / distance. So the anchored score is at most the distance of that example **by construction**: that it is
-    says nothing. What can be asked of it is how near it is to the true distance, and how often above.
+    In many dimensions, random points of a ball never meet its steepest places, so CLEVER overestimates. On the segment
+    to an adversarial example the class does change: by the mean value theorem, the largest dual norm on it is at least
+    margin / distance. So the anchored score is at most the distance of that example **by construction**, and this is no
+    evidence of its quality. Judge it by how near it is to the true distance, and by how often it is above it.
 
     Args:
         model: a deterministic callable from images to logits (N, K), in evaluation mode, normalisation inside.
         images: shape (N, C, H, W), float32 or float64, values in [0, 1].
         labels: true classes, int64, shape (N,).
-        adversarial: what an attack found for each image, shape (N, C, H, W), values in [0, 1]; see
-            `adversarial_distance(...).adversarial`. A row that is not misclassified counts as none.
-        scores: the CLEVER scores of these images, in this norm and of this model, which nothing here can check.
+        adversarial: the adversarial example that an attack found for each image, shape (N, C, H, W), values in [0, 1];
+            see `adversarial_distance(...).adversarial`. A row that is not misclassified counts as no example.
+        scores: the CLEVER scores of the same images, in this norm and for this model. The function cannot check this.
         norm: "linf", "l2" or "l1", the norm of the perturbation.
-        points: positions on each segment where the gradient is taken: the middles of as many equal parts.
+        points: number of positions on each segment where the gradient is taken: the midpoints of equal parts.
         batch_size: the most rows that pass through the model at once.
 
     Raises:
-        ValueError: for adversarial examples of another shape, scores of other images, and all that `clever` refuses.
+        ValueError: for adversarial examples of another shape or dtype, another number of scores than images, and bad
+            input as for `clever`.
 
     Example:
-        One pixel of 64 has a cliff at 0.5, and the boundary is at 0.55. No sample gets there, and the score is at its
-        cap; the segment to the adversarial example does.
+        One pixel of 64 has a steep slope above 0.5, and the boundary is at 0.55. No sample gets there, so the CLEVER
+        score is at the radius. The segment to the adversarial example does get there.
 
         >>> from metrics import clever
         >>> def model(images):
@@ -133,7 +135,7 @@ def _anchored(
     if len(rows):
         steepest = _steepest(passes, images, labels, adversarial, anchor, rows, norm, points, batch_size)
         distance = vector_norm(adversarial[rows] - images[rows], norm)
-        # The mean slope is there without a gradient, and is what a coarse segment might miss.
+        # The mean slope needs no gradient, and bounds the score where the sampled points miss the steep part.
         lipschitz[rows] = steepest.maximum(change[rows] / distance)
         bound = margin(logits, labels, anchor)[rows] / lipschitz[rows]
         score[rows] = torch.minimum(scores.score[rows], bound)
@@ -154,7 +156,7 @@ def _steepest(
     points: int,
     batch_size: int,
 ) -> Tensor:
-    """The largest dual norm of the gradient of the margin towards `anchor` on the segments of `rows`, shape (R,)."""
+    """Return the largest dual norm of the gradient of the margin towards `anchor` on each segment, shape (R,)."""
     shares = (torch.arange(points, dtype=images.dtype, device=images.device) + 0.5) / points
     way = adversarial[rows] - images[rows]
 

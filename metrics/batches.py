@@ -1,4 +1,4 @@
-"""Batches that are halved where the memory does not suffice."""
+"""Batches that are halved when memory runs out."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -8,16 +8,17 @@ import torch
 Part = TypeVar("Part")
 
 CPU_MESSAGES = ("not enough memory", "can't allocate memory", "failed to allocate")
-"""What torch's allocator on the CPU says, in an ordinary RuntimeError."""
+"""Parts of the messages of torch's CPU allocator, which raises an ordinary RuntimeError."""
 
 
 def halving_batches(measure: Callable[[int, int], Part], count: int, batch_size: int) -> list[tuple[int, Part]]:
-    """`measure(first, last)` for consecutive ranges of at most `batch_size` out of `count`, each with its first.
+    """Call `measure(first, last)` for consecutive ranges of at most `batch_size`, and return (first, result) pairs.
 
-    A range that is too large for the memory is measured again in halves, and no later one is larger than these.
+    The ranges cover 0 to `count`. A range that does not fit into memory is measured again in halves, and later ranges
+    are not larger than these halves.
 
     Raises:
-        MemoryError: if even one image is too many.
+        MemoryError: if a single image does not fit into memory.
 
     Example:
         >>> halving_batches(lambda first, last: last - first, count=5, batch_size=2)

@@ -1,4 +1,4 @@
-"""The image box [0, 1]: which values can still follow a gradient."""
+"""Gradients and perturbations that stay within the image box [0, 1]."""
 
 import torch
 from torch import Tensor
@@ -7,9 +7,10 @@ from metrics.norms import Norm
 
 
 def descending_within_box(gradients: Tensor, points: Tensor) -> Tensor:
-    """The gradients without the values that a step against them would push out of [0, 1].
+    """Set the gradient to 0 for the values that a descent step would push out of [0, 1].
 
-    Images have many values of exactly 0 and 1. A step that is normalised before those are cut off is mostly cut off.
+    Images have many values of exactly 0 and 1. If a step were normalised first and clipped to the box afterwards, the
+    clipping would remove most of it.
 
     Example:
         >>> descending_within_box(torch.tensor([[2.0, -2.0, 2.0]]), torch.tensor([[0.0, 0.0, 0.5]]))
@@ -20,19 +21,19 @@ def descending_within_box(gradients: Tensor, points: Tensor) -> Tensor:
 
 
 def nearest_beyond(points: Tensor, gradients: Tensor, amount: Tensor, norm: Norm) -> Tensor:
-    """The smallest perturbations within the box that lower linear functions by an amount each.
+    """Return the smallest perturbation within the box that lowers each linear function by its amount.
 
-    They solve min |d| subject to -gradient . d = amount and 0 <= point + d <= 1, exactly: in L-infinity and in L2 by
-    Newton's method for the multiplier, in L1 by moving the values with the steepest slopes, one after the other.
+    The result solves min |d| subject to -gradient . d = amount and 0 <= point + d <= 1 exactly. In L-infinity and L2,
+    Newton's method finds the multiplier. In L1, the values with the steepest slopes are moved one after the other.
 
     Args:
         points: shape (N, C, H, W), values in [0, 1].
-        gradients: of the functions, the same shape.
-        amount: 0 or more, shape (N,).
+        gradients: gradients of the functions, of the same shape.
+        amount: decrease of each function, 0 or more, shape (N,).
         norm: "linf", "l2" or "l1".
 
     Returns:
-        Perturbations, the same shape; as far as the box goes where no point of it is far enough.
+        Perturbations of the same shape. Where no point of the box is far enough, they end at the edge of the box.
 
     Example:
         >>> point, gradient = torch.tensor([[0.5, 0.1]]), torch.tensor([[1.0, 2.0]])
@@ -59,14 +60,17 @@ def nearest_beyond(points: Tensor, gradients: Tensor, amount: Tensor, norm: Norm
 
 
 def _multiplier(slopes: Tensor, shape: Tensor, room: Tensor, amount: Tensor) -> Tensor:
-    """The t at which the gain, the sum of slopes * min(room, shape * t), is the amount; it is concave in t."""
+    """Return the t at which the gain, the sum of slopes * min(room, shape * t), equals the amount.
+
+    The gain is concave in t.
+    """
     multiplier = torch.zeros_like(amount)
     while True:
         free = shape * multiplier[:, None] < room
         gain = (slopes * torch.where(free, shape * multiplier[:, None], room)).sum(dim=1)
         rate = (slopes * shape * free).sum(dim=1)
         further = multiplier + (amount - gain) / rate
-        # Nothing is left to gain, or rounding only.
+        # Stop where nothing is left to gain, or only rounding.
         going_on = (rate > 0) & (further > multiplier * (1 + 4 * torch.finfo(gain.dtype).eps)) & further.isfinite()
         if not going_on.any():
             return multiplier

@@ -30,14 +30,16 @@ class CertifiedDistances:
     """The certified distances of N images; every tensor is on the device of the images.
 
     Attributes:
-        distance: no image of the box within this norm of the image is of another class, shape (N,); 0 where the image
-            itself is misclassified, NaN where there is no certificate.
-        failed: the smallest radius that was tried and could not be certified, shape (N,); infinite if none was.
+        distance: the certified radius, shape (N,): no image of the box within this distance is of another class. It is
+            0 where the image itself is misclassified, and NaN where there is no certificate.
+        failed: the smallest radius that was tried and could not be certified, shape (N,); infinite if no radius failed.
         status: `Status` numbers, shape (N,): certified, misclassified or unavailable.
         trials: radii that were tried, shape (N,).
         forward: forward passes spent on each image, shape (N,).
-        backward: rows of linear bounds that were propagated, as passes backwards through the whole network, rounded up.
-        reasons: why there is no certificate, one for each image; empty where there is one.
+        backward: cost of propagating the linear bounds, in backward passes through the whole network, rounded up, shape
+            (N,).
+        reasons: why there is no certificate, one for each image; empty where there is one, or where the image is
+            misclassified.
     """
 
     distance: Tensor
@@ -60,34 +62,38 @@ def certified_distance(
     budget: float = 1e11,
     batch_size: int = 16,
 ) -> CertifiedDistances:
-    """Prove, for each image, that no image of the box [0, 1] within a radius is of another class.
+    """Prove, for each image, a radius within which no image of the box [0, 1] is of another class.
 
-    For a radius, intervals and linear bounds of every layer (CROWN, Zhang et al. 2018) give lower bounds of the margins
-    to all other classes; the radius is certified if none is below 0. The largest such radius is looked for by
-    interpolation, for all images of a batch at once. A lower bound of the true distance, for the network as it is
-    computed in the precision of the images: see `metrics.linear_bounds.rounding`. A small certificate does not say that
-    there is an adversarial example near by: bounds get loose with depth.
+    For a given radius, intervals and linear bounds of every layer (CROWN, Zhang et al. 2018) give lower bounds of the
+    margins to all other classes. The radius is certified if all of them are above 0. An interpolation searches for the
+    largest such radius, for all images of a batch at once.
 
-    Supported are linear layers, convolutions, batch normalisation, average and max pooling, ReLU and leaky ReLU, hard
-    tanh, sigmoid, tanh, SiLU, GELU, softplus, ELU, sums, concatenations, and all that only moves values or computes
-    with constants, in any graph that `torch.export` can read.
+    The result is a lower bound of the true distance, for the network as it is computed in the precision of the images:
+    see `metrics.linear_bounds.rounding`. A small certificate does not mean that there is an adversarial example nearby,
+    because the bounds get looser with depth.
+
+    Supported operations are linear layers, convolutions, batch normalisation, average and max pooling, ReLU and leaky
+    ReLU, hard tanh, sigmoid, tanh, SiLU, GELU, softplus, ELU, sums, concatenations, and operations that only move
+    values or combine them with constants. They may form any graph that `torch.export` can read.
 
     Args:
         model: a deterministic callable from images to logits (N, K), in evaluation mode, normalisation inside.
         images: shape (N, C, H, W), float32 or float64, values in [0, 1].
         labels: true classes, int64, shape (N,).
         norm: "linf" or "l2".
-        method: "crown", or "interval" for intervals alone: fast, and useless but for networks trained for them.
-        tolerance: how near to the largest radius that can be certified the search ends, relative to it. Another batch
-            size can lead it elsewhere within that.
-        budget: the most multiplications that an image may cost, all radii together: 1e11 take a core some 5 seconds. It
-            is what makes large networks unavailable, in place of a limit on time, by which the same image would not get
-            the same number twice.
-        batch_size: images that are bounded at once; memory is proportional to it. Halved where it does not suffice.
+        method: "crown", or "interval" for intervals alone. Intervals are fast, but useless except for networks that are
+            trained for them.
+        tolerance: the search ends within this share of the largest radius that can be certified. Another batch size may
+            change the result within the tolerance.
+        budget: the most multiplications for an image, over all radii: 1e11 take about 5 seconds on one core. Networks
+            that need more are unavailable. Unlike a time limit, the budget gives the same image the same result in
+            every run.
+        batch_size: number of images that are bounded at once. Memory is proportional to it. It is halved when memory
+            runs out.
 
     Raises:
-        ValueError: for an unknown norm or method, images outside [0, 1] or not finite, labels that the model has no
-            class for, a model in training mode, outputs that are probabilities or not deterministic.
+        ValueError: for an unknown norm or method; images outside [0, 1] or not finite; labels that are not classes of
+            the model; a model in training mode; outputs that are probabilities or not deterministic.
 
     Example:
         A linear model, whose distance is margin / dual norm of the weights: here 0.6 / (1 + 1).
@@ -127,7 +133,7 @@ def certified_distance(
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Bounds are computed without TF32, whose rounding they do not know."""
+    """Disable TF32, because the bounds do not cover its rounding."""
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False
     try:
@@ -151,10 +157,10 @@ def clean_logits(model: Model, images: Tensor, labels: Tensor, batch_size: int) 
 
 
 def checked_program(model: Model, images: Tensor, clean: Tensor, batch_size: int) -> Program:
-    """The program of a model, whose logits have been compared with the model's own.
+    """Return the program of a model, after a check that it reproduces the model's logits.
 
     Raises:
-        Unsupported: if there are no bounds for the model.
+        Unsupported: if there are no bounds for the model, or the program gives other logits.
     """
     program = program_of(model, images[0])
     with torch.no_grad(), full_precision():
@@ -179,7 +185,7 @@ def _unavailable(labels: Tensor, clean: Tensor, forward: Tensor, reason: str) ->
 
 
 class _Trial:
-    """Tries radii on N images; remembers the bounds of the smallest radii that failed, which hold for smaller ones."""
+    """Tries radii on N images, and keeps the bounds of the smallest radii that failed: they hold for smaller radii."""
 
     def __init__(
         self, program: Program, images: Tensor, labels: Tensor, norm: Norm, method: str, budget: float
@@ -192,9 +198,9 @@ class _Trial:
         self.exhausted = torch.zeros(len(images), dtype=torch.bool, device=images.device)
 
     def least_margin(self, rows: Tensor, radii: Tensor, share: float = 1.0) -> Tensor:
-        """A lower bound of the margin of some of the images within a radius for each; -inf if it was too costly.
+        """Return a lower bound of the margin of the images `rows` within their `radii`; -inf where it is too costly.
 
-        A trial may take a share of the budget, or all that is left of it.
+        All trials of an image so far, including this one, may cost at most `share` of the budget.
         """
         ball = Ball(self.images[rows], radii.to(self.images.dtype), self.norm)
         known = None if self.known is None else [interval.rows(rows) for interval in self.known]
@@ -231,22 +237,23 @@ class _Trial:
 
 
 START = {"linf": 1e-4, "l2": 1e-3}
-"""The first radius: so small that hardly any activation is undecided, which makes it cheap, and its slope useful."""
+"""The first radius. It is so small that hardly any activation is undecided, so it is cheap and its slope is useful."""
 
 START_SHARE = 1 / 8
-"""The part of the budget that the first radius may cost. The whole search costs 6 to 16 times as much (WideResNet-10-1,
-two CNNs): where the first radius costs more, the budget would not last, and most of it is saved."""
+"""The share of the budget that the first radius may cost. The whole search costs 6 to 16 times as much as the first
+radius (WideResNet-10-1, two CNNs). Where the first radius costs more than this share, the budget would not last, so the
+search ends early and saves most of it."""
 
 
 @dataclass
 class _Bracket:
-    """What is known of the least margin as a function of the radius, for N images.
+    """The least margin as a function of the radius, as far as it is known, for N images.
 
     Attributes:
-        margin: at radius 0.
-        earlier: the second largest radius that held.
-        lower: the largest radius that held.
-        upper: the smallest one that failed.
+        margin: the margin at radius 0.
+        earlier: the second largest radius that was certified.
+        lower: the largest radius that was certified.
+        upper: the smallest radius that failed.
     """
 
     margin: Tensor
@@ -259,30 +266,31 @@ class _Bracket:
 
     @classmethod
     def around(cls, margins: Tensor) -> "_Bracket":
-        """Before any radius was tried."""
+        """Return the bracket before any radius has been tried."""
         zero, endless = torch.zeros_like(margins), torch.full_like(margins, torch.inf)
         return cls(margins, zero, zero.clone(), endless, margins.clone(), margins.clone(), -endless)
 
     def take(self, rows: Tensor, radii: Tensor, least: Tensor) -> None:
-        """The least margins of some images within a radius each."""
+        """Record the least margins of the images `rows` within their `radii`."""
         held, broken = rows[least > 0], rows[least <= 0]
         self.earlier[held], self.at_earlier[held] = self.lower[held], self.at_lower[held]
         self.lower[held], self.at_lower[held] = radii[least > 0], least[least > 0]
         self.upper[broken], self.at_upper[broken] = radii[least <= 0], least[least <= 0]
 
     def next(self, tolerance: float) -> Tensor:
-        """Where the least margin is expected to be used up, a little before it.
+        """Return the next radius to try: a little below the one where the least margin is expected to reach 0.
 
-        On the whole the margin is a concave function of the radius. A parabola through the two largest radii that held
-        and the smallest that failed; with none that failed, the line through those that held, of which half is gone.
+        The margin is roughly a concave function of the radius. Where a radius has failed, the estimate is the root of a
+        parabola through the two largest certified radii and the smallest failed one. Otherwise it is the root of the
+        line through the two certified radii, or a point halfway to it where the line cannot be trusted yet.
         """
         line = (self.at_lower - self.at_earlier) / (self.lower - self.earlier)
         beyond = self.lower - self.at_lower / line.clamp_max(-1e-30)
-        # Far outside, bounds explode: what they are there says nothing about where they begin to fail.
+        # Bounds explode at large radii: their value there says nothing about the radius at which they begin to fail.
         at_upper = torch.maximum(self.at_upper, -self.margin)
         bend = ((at_upper - self.at_lower) / (self.upper - self.lower) - line) / (self.upper - self.earlier)
         slope = line + bend * (self.lower - self.earlier)
-        # The root beyond `lower`, in the form that no small bend makes inaccurate.
+        # The root beyond `lower`, in a form that stays accurate for a small bend.
         discriminant = (slope.square() - 4 * bend * self.at_lower).clamp_min(0).sqrt()
         root = self.lower + 2 * self.at_lower / (discriminant - slope)
         middle = (self.lower + self.upper) / 2
@@ -292,7 +300,7 @@ class _Bracket:
         straight = (line - first).abs() < 0.01 * first.abs()
         ahead = torch.where(straight | (self.earlier > self.lower / 4), beyond, (self.lower + beyond) / 2)
         aimed = torch.where(self.upper.isinf(), ahead, root) * (1 - tolerance / 2)
-        # After a failure by far, the parabola is too careful; after one that failed for its cost, there is none.
+        # There is no parabola where the failed radius has no margin (too costly, or no finite bound): bisect the log.
         costly = self.at_upper.isinf() & self.upper.isfinite()
         aimed = torch.where(costly, (self.lower * self.upper).sqrt(), aimed)
         return torch.where(self.lower > 0, aimed, self.upper / 8)
@@ -309,7 +317,7 @@ def _searched(trial: _Trial, clean: Tensor, forward: Tensor, tolerance: float) -
         rows = going_on.nonzero().flatten()
         if not len(rows):
             break
-        # What is tried is what will be reported, so it is rounded first.
+        # Round before the trial, so that exactly the reported radius is tried.
         radii = radii.clamp_max(farthest).to(clean.dtype).double()
         least = trial.least_margin(rows, radii[rows], START_SHARE if number == 0 else 1.0)
         bracket.take(rows, radii[rows], least)
@@ -318,7 +326,7 @@ def _searched(trial: _Trial, clean: Tensor, forward: Tensor, tolerance: float) -
             going_on &= ~trial.exhausted
         radii = bracket.next(tolerance)
         near = torch.minimum(radii, bracket.upper) <= bracket.lower * (1 + tolerance)
-        # What can be certified only far below the first radius is no use to anybody.
+        # A certificate far below the first radius would be useless, so stop there.
         going_on &= ~near & (bracket.lower < farthest) & (radii >= START[trial.norm] / 100)
     certified, wrong = bracket.lower > 0, margins <= 0
     status = torch.where(certified, int(Status.CERTIFIED), int(Status.UNAVAILABLE))

@@ -1,4 +1,4 @@
-"""Checks of arguments, with the messages that users of every metric see."""
+"""Checks of arguments, with the error messages that all metrics share."""
 
 import math
 import operator
@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 
 def check_choice(what: str, got: object, known: Iterable[str]) -> None:
-    """Refuse an unknown name.
+    """Check that `got` is one of the known names.
 
     Raises:
-        ValueError: with the known names.
+        ValueError: if it is not. The message lists the known names.
 
     Example:
         >>> check_choice("norm", "l7", ["linf", "l2"])
@@ -22,7 +22,7 @@ def check_choice(what: str, got: object, known: Iterable[str]) -> None:
 
 
 def check_count(what: str, got: object, least: int) -> int:
-    """A whole number that is large enough.
+    """Return `got` as an int if it is a whole number and at least `least`.
 
     Raises:
         ValueError: for anything else.
@@ -33,7 +33,7 @@ def check_count(what: str, got: object, least: int) -> int:
         ValueError: got blocks=2.5, expected a whole number, 3 or more
     """
     try:
-        number = operator.index(got)  # type: ignore[arg-type]  # that is what is tried
+        number = operator.index(got)  # type: ignore[arg-type]  # the call tests the type
     except TypeError:
         number = least - 1
     if isinstance(got, bool) or number < least:
@@ -42,7 +42,7 @@ def check_count(what: str, got: object, least: int) -> int:
 
 
 def check_number(what: str, got: object, *, above: float = -math.inf, least: float = -math.inf) -> float:
-    """A finite number above a bound, or not below one.
+    """Return `got` as a float if it is a finite number, above `above` and at least `least`.
 
     Raises:
         ValueError: for anything else.

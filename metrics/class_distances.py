@@ -1,6 +1,6 @@
 """The distances to several classes: targeted adversarial distances, the nearest classes first.
 
-A library function: no property of the gate rests on it.
+This is a library function: no property of the gate uses it.
 """
 
 from collections.abc import Sequence
@@ -23,10 +23,10 @@ class ClassDistances:
     """The distances of N images to T classes each, the class with the nearest linearised boundary first.
 
     Attributes:
-        classes: shape (N, T).
-        distance: to an image that the model puts into the class, shape (N, T); 0 where it is there already, infinite
-            where nothing was found.
-        adversarial: shape (N, T, C, H, W).
+        classes: the target classes, shape (N, T).
+        distance: distance to an image that the model puts into the class, shape (N, T). It is 0 where the image is in
+            the class already, and infinite where no such image was found.
+        adversarial: the adversarial images, shape (N, T, C, H, W).
         status: `Status` numbers, shape (N, T).
         forward: forward passes spent on each image, shape (N,).
         backward: backward passes spent on each image, shape (N,).
@@ -51,12 +51,12 @@ def class_distances(
     seed: int | Sequence[int] = 0,
     batch_size: int = 100,
 ) -> ClassDistances:
-    """Targeted adversarial distances to the `count` classes whose linearised boundaries are nearest.
+    """Find the targeted adversarial distances to the `count` classes whose linearised boundaries are nearest.
 
-    The other arguments, and what is raised, are those of `adversarial_distance`.
+    The other arguments and the errors are those of `adversarial_distance`.
 
     Example:
-        Three classes along a line: the further one costs more.
+        Three classes along a line: the farther class has the larger distance.
 
         >>> model = lambda images: images.flatten(1) * torch.tensor([0.0, 1.0, 2.0]) - torch.tensor([0.0, 0.5, 1.3])
         >>> found = class_distances(model, torch.full((1, 1, 1, 1), 0.4), torch.tensor([0]), norm="linf", count=2)

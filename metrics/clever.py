@@ -1,4 +1,4 @@
-"""CLEVER (Weng et al. 2018, https://arxiv.org/abs/1801.10578): an estimate of the lower bound of the distance."""
+"""CLEVER (Weng et al. 2018, https://arxiv.org/abs/1801.10578): an estimated lower bound of the distance."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,44 +18,47 @@ from metrics.passes import Model, Passes, check_images, check_model, checked_log
 from metrics.results import concatenate
 
 CHECKPOINTS = (0.25, 0.5, 1.0)
-"""Parts of the samples after which targets are dropped and images may end."""
+"""Shares of the samples after which targets are dropped and the sampling of an image may stop."""
 
 STOPPING_FROM = 0.5
-"""An interval that is narrow by chance ends the sampling, so each look costs some coverage: there is one before the
-end, after this part. A constant gradient ends it at any look."""
+"""Earliest share of the samples at which a narrow interval may stop the sampling. An interval can be narrow by chance,
+so each look costs coverage. A constant gradient, or an interval at the radius, stops it at any look."""
 
 
 @dataclass(frozen=True)
 class CleverScores:
-    """The CLEVER scores of N images; but for `maxima`, every tensor has shape (N,); all on the device of the images.
+    """The CLEVER scores of N images, on the device of the images. Every tensor but `maxima` has shape (N,).
 
     Where there is no score (`status` misclassified or unavailable), the numbers are NaN and the target is -1.
 
     Attributes:
-        score: the estimated lower bound, in units of the image range [0, 1]: the smallest over the targets of
-            margin / estimated Lipschitz constant, at most the radius.
+        score: the estimated lower bound, in units of the image range [0, 1]: margin / estimated Lipschitz constant, the
+            smallest over all targets and at most the radius.
         lower: lower end of the 95 % interval of the winning target's score (profile likelihood of its end-point).
-        upper: upper end of it.
-        raw: the smallest over the targets that were not dropped of margin / largest dual norm that was seen: no fit.
-        target: the class whose score is the smallest.
+        upper: upper end of that interval.
+        raw: margin / largest dual norm that was seen, the smallest over the targets that were not dropped. No fit is
+            involved.
+        target: the class with the smallest score, which is the winning target.
         margin: logit of the label minus that of the target.
-        lipschitz: estimated end-point of the dual norms of the gradient of that margin; the norm at the image, or the
-            steepest |change of the margin| / |perturbation|, where that is larger: then the end-point is too small.
+        lipschitz: estimated end-point of the dual norms of the gradient of that margin. If the norm at the image, or
+            the steepest |change of the margin| / |perturbation|, is larger, the end-point is too small and the larger
+            value replaces it.
         shape: shape of the fitted reverse Weibull distribution; NaN where the gradient is constant.
-        p_value: of the Kolmogorov-Smirnov test of that fit.
+        p_value: p-value of the Kolmogorov-Smirnov test of that fit.
         blocks: number of block maxima that were fitted.
-        maxima: they themselves, of the winning target, shape (N, B) for the most blocks B; NaN beyond `blocks`.
-        saturated: the score is the radius, which says "at least".
-        degenerate_fit: the end-point is the largest sample: the fit adds nothing, or the distribution does not fit at
-            all.
-        no_finite_endpoint: the samples do not show that the dual norms have an end-point: how far it is beyond the
-            largest sample is up to the prior of the shape (`metrics.extreme_value`), and so is the part by which the
-            score is below `raw`. Usual where the samples are few and the shape is large.
-        zero_gradient: for a target that may win, half of the sampled gradients or more are zero (95 % of the first
-            block end it at once); there is no score then.
-        broken_gradient: a target that may win has gradients that are NaN or infinite; there is no score then.
+        maxima: the block maxima of the winning target, shape (N, B), where B is the largest number of blocks; NaN
+            beyond `blocks`.
+        saturated: the score is capped at the radius: read it as "at least".
+        degenerate_fit: the end-point is the largest sample. Either the fit adds nothing, or the distribution does not
+            fit at all.
+        no_finite_endpoint: the samples do not show that the dual norms have an end-point. The prior of the shape
+            (`metrics.extreme_value`) then decides how far the end-point is beyond the largest sample, and therefore how
+            far the score is below `raw`. This is usual where the samples are few and the shape is large.
+        zero_gradient: at least half of the sampled gradients of a target that may win are zero. There is no score then.
+            Sampling stops at once if 95 % of the gradients, and at least 16, are zero.
+        broken_gradient: a target that may win has gradients that are NaN or infinite. There is no score then.
         masked_gradient: between the image and a sample, a margin changes more than ten times as fast as the steepest
-            gradient allows, so these are not the gradients of the function; there is no score then.
+            gradient allows. The gradients are not those of the function, so there is no score.
         status: `Status` numbers: estimated, saturated, misclassified or unavailable.
         forward: forward passes spent on each image.
         backward: backward passes spent on each image.
@@ -99,47 +102,52 @@ def clever(
     seed: int | Sequence[int] = 0,
     batch_size: int = 100,
 ) -> CleverScores:
-    """Estimate, for each image, below which norm no perturbation changes the class.
+    """Estimate, for each image, a lower bound of the distance: no smaller perturbation changes the class.
 
-    For a target class, margin(image) / L bounds the distance from below if L is the largest dual norm of the margin's
-    gradient within the ball of `radius` (Weng et al., theorem 3.2). L is estimated as the end-point of a reverse
-    Weibull distribution, fitted to the maxima of independent blocks of gradients at random points of the ball, clipped
-    to [0, 1] (algorithm 1). The untargeted score is the smallest over the targets. It is an estimate: nothing proves
-    it, and random points of a ball in many dimensions hardly ever meet the steepest places.
+    For a target class, margin(image) / L is a lower bound of the distance if L is the largest dual norm of the gradient
+    of the margin within the ball of `radius` (Weng et al., theorem 3.2). The function draws random points of the ball,
+    clipped to [0, 1], and takes the gradient at each. It fits a reverse Weibull distribution to the maxima of
+    independent blocks of dual norms, and uses its end-point as L (algorithm 1). The untargeted score is the smallest
+    over all targets.
 
-    All targets share the points. Targets that are unlikely to win are dropped: by the gradient at the image, by the
-    first block, and at each look at the fits. Sampling ends for an image when its interval is narrow. The interval
-    covers the end-point in 91 to 97 % of cases then, and in 92 to 97 % with `tolerance=0` (`metrics.extreme_value`).
+    The score is an estimate: nothing proves it. In many dimensions, random points of a ball hardly ever meet the
+    steepest places.
+
+    All targets share the points. Targets that are unlikely to have the smallest score are dropped: by the gradient at
+    the image, by the first block, and at each look at the fits. Sampling ends for an image when its interval is narrow.
+    The interval then covers the end-point in 91 to 97 % of cases, and in 92 to 97 % with `tolerance=0`
+    (`metrics.extreme_value`).
 
     Args:
         model: a deterministic callable from images to logits (N, K), in evaluation mode, normalisation inside.
         images: shape (N, C, H, W), float32 or float64, values in [0, 1].
         labels: true classes, int64, shape (N,).
         norm: "linf", "l2" or "l1", the norm of the perturbation; gradients are measured in the dual norm.
-        radius: of the ball, in units of the image range: one for all images, or one for each, shape (N,). The score is
-            at most this. Choose it larger than the distances that the score is compared with: at or below them, the
-            cap alone makes the score a lower bound.
-        targets: classes to score, int64, shape (N, T), never the label; or "all" others, "top-2" (the runner-up),
-            "least-likely" or "random", for which the score is that of one target.
-        sampling: "ball": points uniform in the ball of the norm. "original": an L2 direction times a length uniform in
-            [0, radius], for each norm, as in the authors' code; the score in L-infinity is then at most
-            radius / sqrt(size of the image), since the cloud holds no larger ball.
-        tolerance: sampling ends when half the width of the 95 % interval is at most this part of the score, or the
-            whole interval is at the radius. 0 draws all blocks, unless the gradient is constant.
-        blocks: the most block maxima, 3 or more.
+        radius: radius of the ball, in units of the image range: one for all images, or one for each, shape (N,). The
+            score is at most this. Choose a radius larger than the distances that you compare the score with: otherwise
+            the cap alone makes the score a lower bound.
+        targets: classes to score, int64, shape (N, T), never the label; or "all" (all other classes), "top-2" (the
+            runner-up), "least-likely" or "random". Each of the last three gives the score of one target.
+        sampling: "ball": points uniform in the ball of the norm. "original": points as in the authors' code, an L2
+            direction times a length uniform in [0, radius], whatever the norm. The score in L-infinity is then at most
+            radius / sqrt(size of the image), because the samples cover no larger ball.
+        tolerance: sampling ends when half the width of the 95 % interval is at most this share of the score, or when
+            the whole interval is at the radius. With 0, only a constant gradient or the radius ends it early.
+        blocks: the largest number of block maxima, 3 or more.
         block_size: number of samples in a block.
         pruning: a target is dropped for good when its score in the first block is more than this many times the
-            smallest, or less where the gradients hardly differ, and later with less and less slack; `inf` keeps all.
-        seed: of the samples: one for all images, or one for each. The same image with the same seed gets the same
+            smallest. The factor is smaller where the norms of the gradients hardly differ, and shrinks at each later
+            look. `inf` keeps all targets.
+        seed: seed of the samples: one for all images, or one for each. The same image with the same seed gets the same
             samples in any batch.
-        batch_size: the most images that pass through the model at once; halved where the memory does not suffice.
+        batch_size: the most images that pass through the model at once. It is halved when memory runs out.
 
     Returns:
         Scores with intervals, fits, flags, statuses, and passes spent.
 
     Raises:
-        ValueError: for an unknown norm or sampling, a radius that is not positive, bad targets, and all that
-            `adversarial_distance` refuses.
+        ValueError: for an unknown norm or sampling, a radius that is not positive, bad targets, and bad images, labels
+            or models as for `adversarial_distance`.
 
     Example:
         A linear model: the gradient is constant, so the score is margin / dual norm, here 0.6 / (1 + 1).
@@ -170,14 +178,15 @@ def clever_norms(
     seed: int | Sequence[int] = 0,
     batch_size: int = 100,
 ) -> dict[Norm, CleverScores]:
-    """The CLEVER scores in several norms, each exactly what `clever` gives with the same sampling.
+    """Estimate the CLEVER scores in several norms. Each score is exactly what `clever` gives with the same sampling.
 
-    With `sampling="original"` all norms share one cloud of points, one radius, and so the passes, which each result
-    counts as a whole. With `sampling="ball"` each norm has a ball of its own, and `radius` may be a mapping from norms.
+    With `sampling="original"` all norms share one radius, one cloud of points, and therefore the passes. Each result
+    counts all of these passes. With `sampling="ball"` each norm has its own ball, and `radius` may be a mapping from
+    norms to radii.
 
     Raises:
-        ValueError: for no norms or the same one twice, radii of other norms, a mapping with `sampling="original"`, and
-            all that `clever` refuses.
+        ValueError: for no norms or a repeated norm, radii of other norms, a mapping with `sampling="original"`, and bad
+            input as for `clever`.
 
     Example:
         >>> model = lambda images: images.flatten(1) @ torch.tensor([[1.0, 0.0], [0.0, 1.0]])
@@ -207,10 +216,10 @@ def clever_norms(
 
 @dataclass(frozen=True)
 class Budget:
-    """How samples are drawn, and when it is enough: the parameters of `clever` that do not concern one image.
+    """How to sample and when to stop: the parameters of `clever` that are the same for all images.
 
     Raises:
-        ValueError: for one that is out of range.
+        ValueError: if a parameter is out of range.
     """
 
     sampling: Sampling
@@ -221,7 +230,7 @@ class Budget:
     batch_size: int
 
     def __post_init__(self) -> None:
-        """Refuse what is out of range."""
+        """Check the range of each parameter."""
         check_choice("sampling", self.sampling, SAMPLINGS)
         check_number("tolerance", self.tolerance, least=0)
         check_count("blocks", self.blocks, 3)
@@ -231,7 +240,7 @@ class Budget:
             raise ValueError(f"got pruning={self.pruning!r}, expected a number, 1 or more; inf keeps all targets")
 
     def checkpoints(self) -> list[int]:
-        """Numbers of blocks after which the intervals are looked at; three at least, for a fit."""
+        """Return the numbers of blocks after which the intervals are checked. A fit needs at least three blocks."""
         return sorted({min(self.blocks, max(3, math.ceil(part * self.blocks))) for part in CHECKPOINTS})
 
 
@@ -265,10 +274,10 @@ def _clever(
 
 
 def radii_of(radius: float | Tensor, images: Tensor) -> Tensor:
-    """The radius of each image, shape (N,), in the type of the images.
+    """Return the radius of each image, shape (N,), in the dtype of the images.
 
     Raises:
-        ValueError: for another shape, or a radius that is not finite and above 0 in that type.
+        ValueError: for another shape, or a radius that is not finite and above 0 in that dtype.
     """
     if not isinstance(radius, Tensor):
         check_number("radius", radius, above=0)

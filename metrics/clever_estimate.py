@@ -1,4 +1,4 @@
-"""What is known of the CLEVER scores in one norm while sampling goes on: targets in the running, fits, flags."""
+"""The state of the CLEVER scores in one norm during sampling: remaining targets, fits, flags."""
 
 import math
 from dataclasses import dataclass, fields, replace
@@ -11,14 +11,15 @@ from metrics.gradient_norms import GradientNorms
 from metrics.status import Status
 
 AT_IMAGE = 1.6
-"""The gradient at the image itself says less than a block of samples: so many times more slack in dropping targets."""
+"""Factor on the slack when targets are dropped by the gradient at the image: it says less than a block of samples."""
 
 SURELY_ZERO = 0.95
-"""Share of zero gradients that ends an image at once, among 16 or more; half of all do at the last look."""
+"""Share of zero gradients, and at least 16 of them, at which an image is given up at once. At its last look, half of
+all gradients suffice."""
 
 MASKED = 10.0
-"""A margin that changes so many times faster than its steepest gradient allows has another function's gradients. By
-less, the samples may just have missed a steep place."""
+"""Gradients count as masked where the margin changes more than this many times as fast as the steepest gradient allows.
+At a smaller factor, the samples may just have missed a steep place."""
 
 NUMBERS = ("score", "lower", "upper", "raw", "margin", "lipschitz", "shape", "p_value")
 FLAGS = (
@@ -32,15 +33,15 @@ FLAGS = (
 
 
 class RunningScores:
-    """The scores of N images in one of the norms that are sampled, as far as blocks have been drawn.
+    """The scores of N images in one of the sampled norms, from the blocks drawn so far.
 
     Args:
-        gradients: what is sampled, for T targets of each image.
-        index: of the norm.
-        correct: the images that are classified correctly, bool, shape (N,); the others have no score.
-        radius: the most that a score can be, shape (N,).
-        pruning: the most slack that a target gets after the first block: it stays while its score there is at most this
-            many times the smallest. Where the norms of its gradients hardly differ it gets less, see `prune_by_pilot`.
+        gradients: the sampled gradient norms, for T targets of each image.
+        index: index of the norm.
+        correct: whether each image is classified correctly, bool, shape (N,). The others have no score.
+        radius: the largest possible score, shape (N,).
+        pruning: the largest slack of a target after the first block: it stays while its score there is at most this
+            many times the smallest. Targets whose gradient norms hardly differ get less slack, see `prune_by_pilot`.
     """
 
     def __init__(self, gradients: GradientNorms, index: int, correct: Tensor, radius: Tensor, pruning: float) -> None:
@@ -64,21 +65,22 @@ class RunningScores:
         self.status = torch.full_like(self.target, Status.MISCLASSIFIED)
 
     def wanted(self) -> Tensor:
-        """The targets that more samples are needed of, bool, shape (N, T)."""
+        """Return the targets that need more samples, bool, shape (N, T)."""
         return self.kept & self.active[:, None]
 
     def prune_by_image(self, rows: Tensor, norms: Tensor) -> None:
         """Drop targets by the dual norms at the images `rows`, shape (R, T)."""
         self.at_image[rows] = norms
-        # Zero there says nothing: a margin may have its maximum at the image.
+        # A zero gradient says nothing here: the margin may have its maximum at the image.
         undecided = (norms == 0) | ~norms.isfinite()
         self._prune(rows, self.margins[rows] / norms, AT_IMAGE * self.slack[rows], undecided)
 
     def prune_by_pilot(self) -> None:
-        """Drop targets by the first block, and images that it shows to have no gradients.
+        """Drop targets by the first block, and give up images whose gradients are zero or not finite in it.
 
-        The largest norm of a block of 64 is some 1.1 times the mean for a network on CIFAR-10, and up to 3 times in a
-        ball that is large for the network. The square of that is how much further the end-point may well be.
+        The largest norm of a block of 64 is about 1.1 times the mean for a network on CIFAR-10, and up to 3 times the
+        mean in a ball that is large for the network. The slack is the square of this ratio, because the end-point may
+        well be larger by that factor.
         """
         if math.isfinite(self.pruning):
             spread = self.maxima[:, :, 0] / self.means[:, :, 0]
@@ -90,7 +92,7 @@ class RunningScores:
         self._give_up_without_gradients(1)
 
     def update(self, blocks: int, tolerance: float) -> None:
-        """Fit `blocks` maxima of each target that is left, and end images whose interval is narrow enough."""
+        """Fit the first `blocks` maxima of each remaining target, and end images whose interval is narrow enough."""
         self._give_up_without_gradients(blocks)
         rows = self.active.nonzero().flatten()
         if not len(rows):
@@ -104,12 +106,12 @@ class RunningScores:
         raw = torch.where(kept, margins / maxima.amax(dim=2).maximum(floor), torch.inf).amin(dim=1)
         self._write(rows, winner, margins, raw, maxima)
         self._give_up_masked(rows, kept, blocks)
-        # Every look knows more than the one before, and needs less slack.
+        # Each look has more samples than the one before, so it needs less slack.
         self.slack = self.slack.sqrt()
         self._prune(rows, scores, self.slack[rows], torch.zeros_like(kept))
         # Relative to the score, margin / end-point: the margin cancels.
         half_width = winner.fit.estimate * (1 / winner.fit.lower - 1 / winner.fit.upper) / 2
-        # A score that is at the radius even at the lower end of its interval is "at least", however long one samples.
+        # Where even the lower end of the interval is at the radius, more samples are unlikely to change the score.
         capped = self.numbers["lower"][rows] >= self.radius[rows]
         last = blocks == self.maxima.shape[2]
         ends = torch.zeros_like(self.active)
@@ -118,23 +120,23 @@ class RunningScores:
         self.active &= ~ends
 
     def columns(self) -> dict[str, Tensor]:
-        """The columns of `CleverScores`, but for the passes."""
+        """Return the columns of `CleverScores`, except the passes."""
         columns = {"target": self.target, "blocks": self.blocks, "maxima": self.winning, "status": self.status}
         return {**self.numbers, **self.flags, **columns}
 
     def _floor(self, rows: Tensor, blocks: int) -> Tensor:
-        """What the largest dual norm is at least, whatever a fit says: the one at the image, and the steepest slope."""
+        """Return a lower bound of the largest dual norm: the larger of the norm at the image and the steepest slope."""
         return self.at_image[rows].maximum(self.slopes[rows, :, :blocks].amax(dim=2))
 
     def _prune(self, rows: Tensor, scores: Tensor, slack: Tensor, undecided: Tensor) -> None:
-        """Drop what is above `slack` times the smallest score; the `undecided` go on, and are nobody's measure."""
+        """Drop targets above `slack` times the smallest score. `undecided` targets stay, and are never the smallest."""
         smallest = torch.where(self.kept[rows] & ~undecided, scores, torch.inf).amin(dim=1, keepdim=True)
         self.kept[rows] &= (scores <= slack * smallest) | undecided | smallest.isinf()
 
     def _give_up_without_gradients(self, blocks: int, ends: Tensor | None = None) -> None:
-        """Images with a target in the running whose gradients are not finite, or zero too often to have a score.
+        """Give up images with a remaining target whose gradients are not finite, or zero too often for a score.
 
-        Those that end with this look have to be decided; for the others, only what is certain is.
+        Images that end at this look are decided now. The others are given up only where the case is clear.
         """
         wanted, samples = self.wanted(), blocks * self.gradients.block_size
         zeros = self.gradients.zeros[:, :, :blocks].sum(dim=2)
@@ -157,7 +159,7 @@ class RunningScores:
         self._give_up(masked)
 
     def _give_up(self, images: Tensor) -> None:
-        """These images have no score."""
+        """Mark images as having no score."""
         self.active &= ~images
         self.status[images] = Status.UNAVAILABLE
         self.target[images] = -1
@@ -194,7 +196,7 @@ class RunningScores:
 
 
 def _raised(fits: EndPoint, floor: Tensor) -> EndPoint:
-    """End-points and their intervals, nowhere below what the end-point is known to be at least."""
+    """Raise end-points and their intervals to at least `floor`, the known lower bound of the end-point."""
     return replace(fits, **{name: getattr(fits, name).maximum(floor) for name in ("estimate", "lower", "upper")})
 
 
@@ -208,6 +210,6 @@ class _Winner:
 
 def _winner(scores: Tensor, kept: Tensor, fits: EndPoint) -> _Winner:
     column = scores.argmin(dim=1)
-    # Where in the list of all fits the winner's stands.
+    # Position of the winner's fit in the list of all fits.
     position = (kept.flatten().cumsum(0) - 1).view(kept.shape).gather(1, column[:, None]).squeeze(1)
     return _Winner(column, EndPoint(**{one.name: getattr(fits, one.name)[position] for one in fields(fits)}))

@@ -1,4 +1,4 @@
-"""How fast a slope can grow: the smallest eigenvalue of a Hessian, by Lanczos iterations on many points at once."""
+"""The smallest eigenvalues of Hessians at many points at once, by Lanczos iterations: how fast a slope can grow."""
 
 from collections.abc import Callable
 
@@ -7,16 +7,16 @@ from torch import Tensor
 
 
 def curvatures(product: Callable[[Tensor], Tensor], start: Tensor, iterations: int) -> Tensor:
-    """The largest -v.H v over unit vectors v, for P symmetric matrices H; shape (P,), 0 or more, NaN where H v is.
+    """Return the largest -v.H v over unit vectors v for each of P symmetric matrices H, shape (P,).
 
-    Lanczos' method with full reorthogonalisation (Golub & Van Loan, section 10.1): the extreme eigenvalues of the
-    tridiagonal matrix approach those of H from inside, and equal them after as many iterations as H has different
-    eigenvalues.
+    The result is 0 or more, and NaN where H v is not finite. The method is Lanczos' with full reorthogonalisation
+    (Golub & Van Loan, section 10.1). The extreme eigenvalues of the tridiagonal matrix approach those of H from inside.
+    They are equal after as many iterations as H has different eigenvalues.
 
     Args:
-        product: from vectors (P, d) to H v, one for each matrix.
+        product: function from vectors v, shape (P, d), to H v for each matrix.
         start: vectors that are not zero, shape (P, d).
-        iterations: number of products; more than d are not made.
+        iterations: number of products, limited to d.
 
     Example:
         >>> matrices = torch.diag_embed(torch.tensor([[3.0, -2.0, 1.0]]))
@@ -35,7 +35,7 @@ def curvatures(product: Callable[[Tensor], Tensor], start: Tensor, iterations: i
         if step + 1 == steps:
             break
         basis = torch.stack(vectors, dim=1)
-        for _ in range(2):  # once leaves rounding that grows
+        for _ in range(2):  # the rounding left by a single turn would grow
             image = image - ((basis @ image[:, :, None]) * basis).sum(dim=1)
         rest = image.norm(dim=1)
         # Nothing left but rounding: the rest of the matrix stays zero, which changes no curvature above 0.

@@ -19,13 +19,14 @@ from metrics.status import Status
 
 EXACT_NORMS: tuple[Norm, ...] = ("linf",)
 TOLERANCE = 1e-6
-"""How far HiGHS lets a constraint be violated: the solver's word is good up to that."""
+"""How far HiGHS lets a constraint be violated: its results are accurate up to this."""
 
 CONFIRMED = 1e-3
-"""How much further the model's own counterexample may be, relative to it, than the solver's solution."""
+"""How much larger the distance of the confirmed counterexample may be than that of the solver's solution, relative to
+the former."""
 
 PUSHES = (0.0, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3)
-"""How much longer the solver's perturbation is made until the model itself is wrong about the image."""
+"""Relative lengthenings of the solver's perturbation, tried in turn until the model misclassifies the image."""
 
 
 @dataclass(frozen=True)
@@ -33,16 +34,19 @@ class ExactDistances:
     """The exact distances of N images; every tensor is on the device of the images.
 
     Attributes:
-        distance: the L-infinity norm of the smallest perturbation that changes the class, shape (N,); 0 where the image
-            is misclassified, NaN where it is not known.
-        lower: the distance is not smaller: what was certified, or the solver's bound less its tolerance; NaN where
-            there is no exact distance for the network.
-        upper: the distance is not larger: the nearest image that the model itself was seen to misclassify.
-        adversarial: that image, shape (N, C, H, W); the clean image where there is none.
-        status: `Status` numbers, shape (N,): exact, misclassified, censored (the limit on time was hit: the bracket is
-            what there is) or unavailable.
-        seconds: spent on each image.
-        reasons: why there is no exact distance, one for each image; empty where there is one.
+        distance: the L-infinity norm of the smallest perturbation that changes the class, shape (N,). It is 0 where the
+            image is misclassified, and NaN where the distance is not known.
+        lower: a lower bound of the distance, shape (N,): the certified distance, or the solver's bound minus its
+            tolerance. NaN where the solver was not run.
+        upper: an upper bound of the distance, shape (N,): the distance of `adversarial`. NaN where the solver was not
+            run, infinite where no such image was found.
+        adversarial: the nearest image that the model itself misclassified, shape (N, C, H, W); the clean image where
+            there is none.
+        status: `Status` numbers, shape (N,): exact, misclassified, censored (the time limit was hit, and only the
+            bracket is known) or unavailable.
+        seconds: time spent on each image, shape (N,).
+        reasons: why there is no exact distance, one for each image; empty where there is one, or where the image is
+            misclassified.
     """
 
     distance: Tensor
@@ -66,29 +70,30 @@ def exact_distance(
     certified: Tensor | None = None,
     seed: int = 0,
 ) -> ExactDistances:
-    """Find, for each image, the true distance to the nearest image of the box [0, 1] that is of another class.
+    """Find, for each image, the true distance to the nearest image of another class in the box [0, 1], in L-infinity.
 
-    For small networks that are a chain of affine layers and ReLUs, up to some 70 undecided ReLUs, in L-infinity. An
-    attack gives the upper end, linear bounds on that ball decide most ReLUs and rule targets out, and HiGHS solves a
-    mixed-integer program for each target that is left. Its word is not taken for it: the image that it returns is
-    classified again in float64, and by the model; a target of which there is an adversarial example may not be
-    infeasible; and no solution may be below what is certified.
+    The network must be small, and a chain of affine layers and ReLUs: up to about 70 undecided ReLUs are practical. An
+    attack gives an upper bound of the distance. Linear bounds on the ball of this radius decide most ReLUs and rule out
+    targets. HiGHS solves a mixed-integer program for each remaining target.
+
+    The results of the solver are checked: the image that it returns is classified again, in float64 and by the model; a
+    target with a known adversarial example must be feasible; and no solution may be below the certified distance.
 
     Args:
         model: a deterministic callable from images to logits (N, K), in evaluation mode, normalisation inside.
         images: shape (N, C, H, W), float32 or float64, values in [0, 1].
         labels: true classes, int64, shape (N,).
         norm: "linf": HiGHS has no quadratic constraints.
-        time_limit: seconds for each image, after which there is a bracket only.
-        patience: so many images in a row that hit the limit, and the others are not tried: they are unavailable. None
-            tries all.
-        adversarial: images that the model misclassifies, as the attack has left them, shape (N, C, H, W); an attack is
-            run if there are none.
-        certified: distances of `certified_distance`, shape (N,); computed if there are none.
-        seed: of that attack.
+        time_limit: seconds for each image. After that, only a bracket is known.
+        patience: number of images in a row that may hit the time limit. After them, the remaining images are not tried
+            and are unavailable. None tries all images.
+        adversarial: adversarial images, exactly as an attack returned them, shape (N, C, H, W). If None, the function
+            runs an attack.
+        certified: distances from `certified_distance`, shape (N,). If None, the function computes them.
+        seed: seed of the attack that the function runs.
 
     Raises:
-        ValueError: as `certified_distance`, and for another norm.
+        ValueError: for bad input as for `certified_distance`, another norm, or bad `adversarial` or `certified`.
 
     Example:
         A linear model, whose distance is margin / dual norm of the weights: here 0.6 / (1 + 1).
@@ -212,7 +217,7 @@ class _Solver:
                 seconds=left,
             )
             if target == first and found.lower > upper + 10 * TOLERANCE:
-                # Also where it calls the target infeasible: its bound is infinite then.
+                # This includes a target that the solver calls infeasible: its bound is infinite.
                 wrong = "the solver's bound is above the distance of an adversarial example"
             wrong = wrong or found.failure
             finished &= found.finished
@@ -221,7 +226,7 @@ class _Solver:
                 continue
             logits = logits_of(self.layers, found.image)
             if logits[label] - logits[target] > 1e-4 * np.abs(logits - logits[label]).max():
-                wrong = "the solver's image is not of the class that it says"
+                wrong = "the solver's image is not of the class of the target"
                 continue
             distance = float(np.abs(found.image - flat).max())
             solved = min(solved, distance)
@@ -236,7 +241,7 @@ class _Solver:
             reason = wrong or "no image of another class was found in the box"
             return _Found(math.nan, least, upper if attacked else math.inf, best, Status.UNAVAILABLE, reason, seconds)
         if finished and upper - min(solved, upper) > CONFIRMED * upper + 10 * TOLERANCE:
-            wrong = "the model does not confirm the image that the solver has found"
+            wrong = "the model does not confirm the solver's image"
             return _Found(math.nan, least, upper, best, Status.UNAVAILABLE, wrong, seconds)
         if not finished:
             reason = f"the limit of {self.time_limit:g} s was hit"
@@ -248,7 +253,7 @@ class _Solver:
             return bounds_of(self.program, Ball(image, image.new_full((1,), radius), "linf"))
 
     def _targets(self, image: Tensor, label: int, radius: float, first: int | None) -> list[int]:
-        """The classes that linear bounds do not rule out within the radius, the likeliest first."""
+        """Return the classes that linear bounds do not rule out within the radius, the most likely first."""
         labels = torch.tensor([label], device=image.device)
         margins = least_margins(self._bounds(image, radius), labels)[0]
         others = torch.cat([torch.arange(label), torch.arange(label + 1, len(margins) + 1)]).tolist()
@@ -260,12 +265,12 @@ class _Solver:
         return [target for _, _, target in sorted(left)]
 
     def _verified(self, image: Tensor, label: int, solution: np.ndarray) -> tuple[Tensor, float]:
-        """The solver's image, pushed until the model itself misclassifies it, and its distance."""
+        """Push the solver's image outwards until the model misclassifies it, and return it with its distance."""
         towards = torch.from_numpy(solution).view_as(image).to(image.device)
         for push in PUSHES:
             point = (image.double() + (1 + push) * (towards - image.double())).clamp(0, 1).to(image.dtype)
             logits, own = self.model(point.clone()), torch.tensor([label], device=point.device)
-            # By more than rounding explains: in another batch the last bits of a tie are others.
+            # By more than the rounding error: in another batch the last bits of a tie may differ.
             if float(margin(logits, own)) < -float(rounding_slack(logits, own, torch.finfo(logits.dtype).eps)):
                 return point, _distance(image, point)
         return image, math.inf

@@ -5,15 +5,15 @@ the generalised extreme value distribution with its shape parameter xi = -1 / c 
 
     P(maximum <= y) = exp(-((a - y) / b)^c)   for y < a,
 
-with end-point `a`, scale `b` and shape `c`. Its three-parameter likelihood is unbounded for c < 1, where `a` runs into
-the largest sample, and flat for large c, where the distribution turns into Gumbel's (xi = 0) and `a` runs away. So for
-each candidate end-point the best shape within `SHAPES` is found exactly, and the profile over end-points is what is
-maximised: no start values, no optimiser that can fail, all problems at once.
+with end-point `a`, scale `b` and shape `c`. The likelihood of the three parameters is unbounded for c < 1, where `a`
+approaches the largest sample. It is flat for large c, where the distribution approaches Gumbel's (xi = 0) and `a`
+diverges. Therefore the best shape within `SHAPES` is found exactly for each candidate end-point, and the profile over
+the end-points is maximised. This needs no start values and no optimiser that can fail, and solves all problems at once.
 
-Some dozens of maxima say little about the shape, and the end-point hangs on it. So the likelihood carries a weak
+A few dozen maxima say little about the shape, on which the end-point depends. The likelihood therefore includes a weak
 log-normal prior of the shape, as is usual for extreme values from short records (Martins & Stedinger 2000 do the same
-with another distribution): estimate and interval are those of the penalised likelihood. Whether the data alone show
-that there is an end-point is tested apart, without the prior, against Gumbel's distribution (Hosking 1984).
+with another distribution). The estimate and the interval are those of the penalised likelihood. A separate test without
+the prior, against Gumbel's distribution (Hosking 1984), shows whether the data alone support an end-point.
 """
 
 import math
@@ -24,22 +24,23 @@ from scipy import stats
 from torch import Tensor
 
 SHAPES = (1.0, 100.0)
-"""The smallest and largest shape. Below 1 the likelihood is unbounded. Above 100 the distribution is Gumbel's for every
-number of blocks that is ever drawn."""
+"""The smallest and largest shape. Below 1 the likelihood is unbounded. Above 100 the distribution cannot be told from
+Gumbel's with any number of blocks that is drawn in practice."""
 
 SHAPE_PRIOR = (6.0, 1.0)
-"""Median of the shape's prior, and the standard deviation of its logarithm: 97.5 % of it lies below 43. Most
-shapes that were fitted to 500 maxima of 1,024 gradient norms of trained networks are from 6 to 50."""
+"""Median of the shape's prior, and standard deviation of its logarithm: 97.5 % of the prior lies below 43. Most shapes
+that were fitted to 500 maxima of 1,024 gradient norms of trained networks are between 6 and 50."""
 
 COARSE, FINE = 48, 32
-"""End-points tried, logarithmic in their distance from the largest maximum: the whole range, then near the best."""
+"""Numbers of end-points that are tried: over the whole range, then near the best. They are spaced logarithmically in
+their distance from the largest maximum."""
 
 NEWTON_STEPS = 6
-"""For the shape. From the start that the variance of the logarithms gives, five reach the last digit."""
+"""Newton steps for the shape. From the start that the variance of the logarithms gives, five reach the last digit."""
 
 MISFIT = 1e-3
-"""Below this p-value the distribution is wrong and its end-point worth nothing: the largest maximum stands in, as in
-the original CLEVER."""
+"""Below this p-value the distribution does not fit and its end-point is worthless. The largest maximum replaces it, as
+in the original CLEVER."""
 
 LEVEL = 0.05
 """Level of the test for an end-point."""
@@ -57,13 +58,13 @@ class EndPoint:
         lower: lower end of its confidence interval by profile likelihood.
         upper: upper end of it; infinite where the likelihood never falls far enough.
         shape: the shape c at the estimate; NaN where all maxima are equal, and nothing is fitted.
-        p_value: of the Kolmogorov-Smirnov test of the fit against the maxima. Too large, since the parameters come from
-            the same data: a small one is bad news, a large one is none.
-        degenerate: the estimate is the largest maximum: the best fit is there, up to `NEAREST` of the range, or no
-            reverse Weibull distribution fits (p-value below `MISFIT`), as for maxima that take two values.
-        no_finite_endpoint: Gumbel's distribution, which has no end-point, fits so well that the maxima do not show that
-            there is one (likelihood-ratio test at `LEVEL`): how far the estimate is from the largest maximum is up to
-            the prior.
+        p_value: p-value of the Kolmogorov-Smirnov test of the fit against the maxima. It is too large, because the
+            parameters are fitted to the same data: a small p-value shows a bad fit, a large one shows nothing.
+        degenerate: the estimate is the largest maximum. Either the best fit is there, within `NEAREST` of the range, or
+            no reverse Weibull distribution fits (p-value below `MISFIT`), for example where the maxima take two values.
+        no_finite_endpoint: the maxima do not show that there is an end-point: Gumbel's distribution, which has none,
+            fits too well (likelihood-ratio test at `LEVEL`). The prior then decides how far the estimate is from the
+            largest maximum.
     """
 
     estimate: Tensor
@@ -78,15 +79,15 @@ class EndPoint:
 def end_point(maxima: Tensor, *, confidence: float = 0.95, constant: float = 1e-6) -> EndPoint:
     """Estimate the end-points of P distributions from `B` independent block maxima each.
 
-    The 95 % interval covers in 92 to 97 % of cases for shapes from 1.5 to about 20 and 20 maxima or more (91 % at 1).
-    Where the true shape is larger, the prior pulls the end-point inwards and the interval covers less: from 50 maxima
-    85 % at shape 30 and 30 % at 60. The estimate is then 6 and 8 % too small, for a distribution whose scale is a tenth
-    of it.
+    The 95 % interval covers the end-point in 92 to 97 % of cases for shapes from 1.5 to about 20 and 20 maxima or more
+    (91 % at shape 1). Where the true shape is larger, the prior pulls the end-point inwards and the interval covers it
+    less often: with 50 maxima, in 85 % of cases at shape 30 and in 30 % at shape 60. The estimate is then 6 % and 8 %
+    too small, for a distribution whose scale is a tenth of the end-point.
 
     Args:
         maxima: shape (P, B), B >= 3, finite.
         confidence: level of the interval.
-        constant: maxima whose relative range is smaller than this are one value, which then is the end-point.
+        constant: maxima whose relative range is at most this count as one value, which is then the end-point.
 
     Raises:
         ValueError: for another shape, or values that are not finite.
@@ -107,7 +108,7 @@ def end_point(maxima: Tensor, *, confidence: float = 0.95, constant: float = 1e-
     largest = values.amax(dim=1)
     spread = largest - values.amin(dim=1)
     fitted = spread > constant * largest.abs()
-    # Unit range: the same grid of candidates fits every problem. Constant ones get a harmless stand-in.
+    # Scaled to unit range, so that one grid of candidates fits every problem. Constant maxima get a placeholder.
     below = torch.where(fitted[:, None], (largest[:, None] - values) / spread.clamp_min(1e-300)[:, None], 0.5)
 
     gaps, profile, shapes, unpenalised = _profile(below)
@@ -120,7 +121,7 @@ def end_point(maxima: Tensor, *, confidence: float = 0.95, constant: float = 1e-
     degenerate = misfit | (gap <= NEAREST)
     gap, lower_gap = torch.where(misfit, 0, gap), torch.where(misfit, 0, lower_gap)
     spread = torch.where(fitted, spread, 0)
-    # Half of a chi-squared distribution: the shape of Gumbel's distribution is at the edge of what is compared with it.
+    # Half of a chi-squared distribution, because Gumbel's shape (xi = 0) is on the boundary of the parameter space.
     least = float(stats.chi2.isf(2 * LEVEL, 1)) / 2
 
     def unscaled(gap: Tensor) -> Tensor:
@@ -138,7 +139,12 @@ def end_point(maxima: Tensor, *, confidence: float = 0.95, constant: float = 1e-
 
 
 def _profile(below: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Candidates, their profile log-likelihood and best shapes, each (P, COARSE + FINE), and the best without prior."""
+    """Evaluate the profile likelihood on a coarse grid of candidates, then on a fine grid around the best one.
+
+    Returns:
+        Candidates, their profile log-likelihoods and their best shapes, each of shape (P, COARSE + FINE), and the
+        largest log-likelihood of the coarse grid without the prior, shape (P,).
+    """
     ends = math.log10(NEAREST), math.log10(FURTHEST)
     coarse = torch.logspace(*ends, COARSE, dtype=below.dtype, device=below.device).expand(len(below), -1)
     likelihood, shapes = _likelihood(below, coarse)
@@ -157,9 +163,10 @@ def _profile(below: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _interval(gaps: Tensor, profile: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the profile falls below `least`, (P,), on either side: linear between candidates, in the log of the gap.
+    """Find where the profile falls below `least`, shape (P,), on either side of its maximum.
 
-    An interval that reaches the first or last candidate has no end there: 0 or infinity.
+    The profile is interpolated linearly between candidates, in the log of the gap. An interval that reaches the first
+    or last candidate ends at 0 or infinity.
     """
     order = gaps.argsort(dim=1)
     logs, excess = gaps.gather(1, order).log(), profile.gather(1, order) - least[:, None]
@@ -179,11 +186,11 @@ def _interval(gaps: Tensor, profile: Tensor, least: Tensor) -> tuple[Tensor, Ten
 
 
 def _likelihood(below: Tensor, gaps: Tensor, *, prior: bool = True) -> tuple[Tensor, Tensor]:
-    """Log-likelihood at the best shape and scale for end-points `gaps` above the largest maximum, each (P, G).
+    """Return the log-likelihood and the best shape for end-points `gaps` above the largest maximum, each (P, G).
 
     With w = a - y, the best scale is b^c = mean(w^c). The best shape is where c times the derivative,
-    n (1 + mean(log w^c) - sum(w^c log w^c) / sum(w^c)) - (log c - prior) / variance, falls through 0: found by
-    Newton's method in log c within a bracket, and cut to `SHAPES`.
+    n (1 + mean(log w^c) - sum(w^c log w^c) / sum(w^c)) - (log c - prior) / variance, falls through 0. Newton's method
+    in log c finds it within a bracket and limits it to `SHAPES`.
     """
     count = below.shape[1]
     centre, precision = math.log(SHAPE_PRIOR[0]), SHAPE_PRIOR[1] ** -2 if prior else 0.0
@@ -210,17 +217,17 @@ def _likelihood(below: Tensor, gaps: Tensor, *, prior: bool = True) -> tuple[Ten
 
 
 def _snapped(log_shape: Tensor) -> Tensor:
-    """The search ends near a bound where the bound is the answer: make it that bound exactly."""
+    """Set shapes that ended close to a bound of `SHAPES` to exactly that bound."""
     for bound in SHAPES:
         log_shape = torch.where((log_shape - math.log(bound)).abs() <= 0.02, math.log(bound), log_shape)
     return log_shape
 
 
 def gumbel_likelihood(below: Tensor) -> Tensor:
-    """The largest log-likelihood of Gumbel's distribution, shape (P,).
+    """Return the largest log-likelihood of Gumbel's distribution, shape (P,).
 
-    With y = -below, its scale s solves s = mean(y) ... in the form f(s) = s - mean(below) + sum(below w) / sum(w) = 0
-    with weights w = exp(below / s): increasing in s, solved by bisection in log s.
+    With y = -below, the scale s solves f(s) = s + mean(below) - sum(below w) / sum(w) = 0 with weights
+    w = exp(below / s). f increases with s, so bisection in log s finds the root.
     """
     count = below.shape[1]
     mean = below.mean(dim=1)

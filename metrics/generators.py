@@ -1,4 +1,4 @@
-"""A source of randomness for each image, so that its numbers do not depend on its neighbours."""
+"""A random generator for each image, so that its numbers do not depend on the other images of the batch."""
 
 import operator
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ def _is_sequence(seed: object) -> bool:
 
 def _whole(value: object) -> int:
     try:
-        number = operator.index(value)  # type: ignore[arg-type]  # that is what is tried
+        number = operator.index(value)  # type: ignore[arg-type]  # the call tests the type
     except TypeError:
         number = -1
     if not 0 <= number <= MAX_SEED:

@@ -1,10 +1,10 @@
 """The nearest image of another class as a mixed-integer program (Tjeng et al. 2019, https://arxiv.org/abs/1711.07356).
 
-For ReLU networks that are a chain of layers, in L-infinity, solved by HiGHS. An undecided ReLU y = max(z, 0) with z in
-[l, u] is y >= z, y >= 0, y <= u a, y <= z - l (1 - a) with a binary variable a.
+The network is a chain of affine layers and ReLUs, the norm is L-infinity, and HiGHS solves the program. An undecided
+ReLU y = max(z, 0) with z in [l, u] becomes y >= z, y >= 0, y <= u a, y <= z - l (1 - a) with a binary variable a.
 
-HiGHS takes numbers within 1e-6 for equal, and has declared feasible problems infeasible whose columns are narrower than
-that or whose coefficients are tiny. So the bounds of undecided units are widened, and tiny coefficients dropped.
+HiGHS treats numbers within 1e-6 as equal. It has declared feasible problems infeasible because columns were narrower
+than that, or coefficients tiny. Therefore the bounds of undecided units are widened, and tiny coefficients are dropped.
 """
 
 import math
@@ -25,7 +25,7 @@ from metrics.linear_bounds.operations import Affine
 WIDENED = 0.01
 TINY = 1e-12
 MAX_UNITS = 2000
-"""Larger networks are refused at once: nothing would come of the wait."""
+"""The most values in a layer. Larger networks are rejected at once, because the solver would not finish."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,7 @@ class Layer:
     Attributes:
         weight: shape (units, inputs), float64.
         bias: shape (units,), float64.
-        node: the number of the node of the program whose values these are.
+        node: number of the program node that holds the values of this layer.
     """
 
     weight: np.ndarray
@@ -44,10 +44,10 @@ class Layer:
 
 
 def layers_of(program: Program) -> list[Layer]:
-    """The dense layers of a program that is a chain of affine operations and ReLUs.
+    """Return the dense layers of a program that is a chain of affine operations and ReLUs.
 
     Raises:
-        Unsupported: for any other program, or more than 2,000 units.
+        Unsupported: for any other program, or a layer of more than 2,000 values.
     """
     layers: list[Layer] = []
     chain: list[Affine] = []
@@ -97,13 +97,13 @@ def logits_of(layers: list[Layer], image: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """What the solver says about one target.
+    """The result of the solver for one target.
 
     Attributes:
-        image: the nearest image that it has found, flat; none if there is none within the cutoff.
-        lower: no image of the target is nearer, says the solver; infinite if there is none within the cutoff.
-        finished: whether it ended by itself, and not by the limit on time.
-        failure: what else went wrong, in its words.
+        image: the nearest image that the solver found, flat; None if it found none.
+        lower: the solver's lower bound of the distance; infinite if no image is within the cutoff.
+        finished: whether the solver ended before the time limit.
+        failure: the solver's message if it failed for another reason; otherwise empty.
     """
 
     image: np.ndarray | None
@@ -123,17 +123,17 @@ def nearest_of_target(
     cutoff: float,
     seconds: float,
 ) -> Solution:
-    """The nearest image, in L-infinity, whose logit of the target is not below that of the label.
+    """Find the nearest image, in L-infinity, whose target logit is not below its label logit.
 
     Args:
-        layers: of the network.
-        intervals: of the values of each layer but the last on the ball of radius `cutoff`, one image each.
-        image: flat, values in [0, 1].
-        label: its class.
+        layers: layers of the network.
+        intervals: intervals of the values of each layer but the last on the ball of radius `cutoff`, for one image.
+        image: the clean image, flat, values in [0, 1].
+        label: class of the image.
         target: the other class.
-        least: a distance below which there is certainly none.
-        cutoff: a distance beyond which none is of interest.
-        seconds: the limit on time.
+        least: a certified lower bound of the distance.
+        cutoff: the largest distance of interest.
+        seconds: the time limit.
     """
     problem = _Problem(image, least, cutoff)
     previous = problem.pixels
@@ -146,10 +146,11 @@ def nearest_of_target(
 
 
 class _Problem:
-    """Columns: the distance, the pixels, then each layer's outputs and the binary variables of its undecided units.
+    """The mixed-integer program.
 
-    Outputs are in units of their own largest value, and the last row in units of its largest coefficient: the tolerance
-    of the solver is absolute.
+    The columns are the distance, the pixels, then each layer's outputs and the binary variables of its undecided units.
+    Outputs are scaled by their own largest value, and the last row by its largest coefficient, because the solver's
+    tolerance is absolute.
     """
 
     def __init__(self, image: np.ndarray, least: float, cutoff: float) -> None:
@@ -181,7 +182,7 @@ class _Problem:
         self.row_upper.append(upper)
 
     def add_layer(self, layer: Layer, lower: np.ndarray, upper: np.ndarray, previous: list[int]) -> list[int]:
-        """The columns of the layer's outputs after its ReLU; -1 for a unit that is always 0."""
+        """Add a layer and return the columns of its outputs after the ReLU; -1 for a unit that is always 0."""
         outputs = []
         units = np.maximum(np.maximum(-lower, upper), 1e-30)
         weights, biases = layer.weight * self.units / units[:, None], (layer.bias / units).tolist()
@@ -204,7 +205,7 @@ class _Problem:
         return outputs
 
     def add_margin(self, previous: list[int], weight: np.ndarray, bias: float) -> None:
-        """The logit of the target is not below that of the label."""
+        """Require that the logit of the target is not below that of the label."""
         weight = weight * self.units
         largest = max(np.abs(weight).max(), 1e-300)
         self.add_row(previous, weight / largest, -bias / largest, np.inf)

@@ -1,6 +1,6 @@
-"""Accuracy under random Lp noise: how often images keep their right label when noise of a stated norm is added.
+"""Accuracy under random Lp noise: how often images keep their right label when noise of a given norm is added.
 
-Random noise is no attack. It measures what corruption training trains for, and what CLEVER's samples see.
+Random noise is not an attack. The accuracy measures what corruption training trains for, and what CLEVER's samples see.
 """
 
 import math
@@ -28,8 +28,8 @@ class NoiseAccuracies:
     Attributes:
         accuracy: share of the samples with the right label, shape (N, E), in [0, 1].
         clean: whether the image itself is classified correctly, bool, shape (N,).
-        samples: noisy images for each image and strength, int64, shape (N,).
-        forward: forward passes spent, int64, shape (N,).
+        samples: number of noisy images for each image and strength, int64, shape (N,).
+        forward: forward passes spent on each image, int64, shape (N,).
     """
 
     accuracy: Tensor
@@ -50,26 +50,25 @@ def noise_accuracy(
     seed: int | Sequence[int] = 0,
     batch_size: int = 100,
 ) -> NoiseAccuracies:
-    """Accuracy of a model on images with random noise of a norm, at several strengths.
+    """Measure the accuracy of a model on images with random noise of a given norm, at several strengths.
 
-    Each image has `samples` draws of its own, and every strength scales the same draws, so that strengths and models
-    are compared on the same noise. The sum is clamped to [0, 1], as images are.
+    Each image has `samples` draws of its own. Every strength scales the same draws, so strengths and models are
+    compared on the same noise. The noisy images are clamped to [0, 1].
 
     Args:
-        model: from images in [0, 1] to logits (N, K), in evaluation mode.
-        images: shape (N, C, H, W), float32 or float64, in [0, 1].
-        labels: class numbers, int64, shape (N,).
+        model: a deterministic callable from images to logits (N, K), in evaluation mode, normalisation inside.
+        images: shape (N, C, H, W), float32 or float64, values in [0, 1].
+        labels: true classes, int64, shape (N,).
         norm: "linf", "l2" or "l1".
-        epsilons: strengths, each a positive number in units of the images: the radius of the ball or sphere.
-        sampling: "ball": uniform in the ball of radius epsilon (in many dimensions nearly all of it is near its
-            surface, in L2 and L1; in L-infinity each value is uniform in [-epsilon, epsilon]); "sphere": uniform on its
-            surface.
-        samples: draws for each image.
-        seed: one for all images, or one for each; an image has the same noise in any batch.
-        batch_size: noisy images that go through the model at once; halved where the memory does not suffice.
+        epsilons: strengths, each a positive radius of the ball or sphere, in units of the image range.
+        sampling: "ball": uniform in the ball of radius epsilon. In many dimensions nearly all L2 and L1 noise is near
+            the surface; in L-infinity each value is uniform in [-epsilon, epsilon]. "sphere": uniform on the surface.
+        samples: number of draws for each image.
+        seed: one seed for all images, or one for each. An image gets the same noise in any batch.
+        batch_size: the most noisy images that pass through the model at once. It is halved when memory runs out.
 
     Raises:
-        ValueError: for input that is none of this, with what was got and what was expected.
+        ValueError: for bad input. The message gives what was got and what was expected.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2, bias=False)).eval()
@@ -127,10 +126,10 @@ def _measure(
 def unit_noise(
     count: int, shape: Sequence[int], norm: Norm, sampling: Sampling, generator: torch.Generator, dtype: torch.dtype
 ) -> Tensor:
-    """`count` points drawn uniformly in the ball of radius 1, or on its surface, shape (count, *shape).
+    """Draw `count` points uniformly in the ball of radius 1, or on its surface, shape (count, *shape).
 
-    A point of the ball divided by its norm is uniform on the surface: cone measure and surface measure are the same in
-    L1, L2 and L-infinity (Naor & Romik 2003).
+    A point of the ball divided by its norm is uniform on the surface, because cone measure and surface measure are the
+    same in L1, L2 and L-infinity (Naor & Romik 2003).
 
     Example:
         >>> points = unit_noise(3, (1, 2, 2), "l1", "sphere", torch.Generator().manual_seed(0), torch.float64)

@@ -1,6 +1,6 @@
-"""The norms that perturbations are measured in, their duals, projections and uniform samples from their balls.
+"""Norms of perturbations, their dual norms, projections onto their balls, and uniform samples from them.
 
-The first dimension of every tensor is the batch; all others are one vector.
+The first dimension of every tensor is the batch. The other dimensions form one vector.
 """
 
 import math
@@ -15,7 +15,7 @@ Norm = Literal["linf", "l2", "l1"]
 NORMS: tuple[Norm, ...] = get_args(Norm)
 
 DUAL: dict[str, Norm] = {"linf": "l1", "l2": "l2", "l1": "linf"}
-"""The norm of the gradient that belongs to a norm of the perturbation: |g . d| <= dual(g) * norm(d)."""
+"""The dual norm, for gradients, of each norm of perturbations: |g . d| <= dual(g) * norm(d)."""
 
 
 def per_row(values: Tensor, like: Tensor) -> Tensor:
@@ -37,13 +37,13 @@ def vector_norm(vectors: Tensor, norm: Norm) -> Tensor:
         return torch.linalg.vector_norm(flat, ord=1, dim=1)
     if norm != "l2":
         raise ValueError(f"got norm={norm!r}, expected one of {', '.join(map(repr, DUAL))}")
-    # Squares of gradients below 1e-19 would vanish in float32: networks that hide their gradients have such.
+    # Squares of gradients below 1e-19 would underflow in float32. Networks that mask gradients have such values.
     largest = flat.abs().amax(dim=1).clamp_min(torch.finfo(flat.dtype).tiny)
     return largest * torch.linalg.vector_norm(flat / largest[:, None], dim=1)
 
 
 def project(perturbations: Tensor, norm: Norm, radius: Tensor) -> Tensor:
-    """The nearest points, in Euclidean distance, of the balls around the origin with a radius for each perturbation.
+    """Project each perturbation, in Euclidean distance, onto the ball around the origin with its radius.
 
     Example:
         >>> project(torch.tensor([[3.0, -4.0]]), "l2", torch.tensor([1.0]))
@@ -66,10 +66,10 @@ def project(perturbations: Tensor, norm: Norm, radius: Tensor) -> Tensor:
 
 
 def _soft_threshold(magnitudes: Tensor, radius: Tensor) -> Tensor:
-    """What has to be taken off every magnitude, as far as it goes, to leave a sum of `radius`; 0 where it is no more.
+    """Return the soft threshold that reduces the sum of magnitudes to `radius`; 0 where the sum is not larger.
 
-    Newton's method from 0: the sum is convex and piecewise linear in the threshold, so the steps never go too far and
-    end at the exact solution, in some ten steps and without the sort of Duchi et al. 2008.
+    Newton's method starts at 0. The sum is convex and piecewise linear in the threshold, so the steps never overshoot
+    and reach the exact solution, in about ten steps and without the sort of Duchi et al. 2008.
     """
     threshold = torch.zeros_like(radius)
     while True:
@@ -77,7 +77,7 @@ def _soft_threshold(magnitudes: Tensor, radius: Tensor) -> Tensor:
         left = excess > 0
         surplus = torch.where(left, excess, 0).sum(dim=1) - radius
         further = threshold + surplus / left.sum(dim=1).clamp_min(1)
-        # Rounding may let the last steps creep: what is not larger by more than that is the end.
+        # Rounding may make the last steps creep: stop where a step is no larger than the rounding error.
         going_on = (surplus > 0) & (further > threshold * (1 + 4 * torch.finfo(threshold.dtype).eps))
         if not going_on.any():
             return threshold
@@ -85,7 +85,7 @@ def _soft_threshold(magnitudes: Tensor, radius: Tensor) -> Tensor:
 
 
 def steepest(gradients: Tensor, norm: Norm) -> Tensor:
-    """The vectors of norm 1 along which a function with these gradients rises fastest; zero where the gradient is.
+    """Return the vectors of norm 1 along which functions with these gradients rise fastest; 0 for a zero gradient.
 
     Example:
         >>> steepest(torch.tensor([[3.0, -4.0]]), "linf")
@@ -102,10 +102,11 @@ def steepest(gradients: Tensor, norm: Norm) -> Tensor:
 def uniform_in_ball(
     count: int, shape: Sequence[int], norm: Norm, generator: torch.Generator, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """`count` points drawn uniformly from the ball of radius 1, shape (count, *shape), on the generator's device.
+    """Draw `count` points uniformly from the ball of radius 1, shape (count, *shape), on the generator's device.
 
-    L2: a Gaussian direction, its length the d-th root of a uniform number. L1: of d + 1 exponential numbers, divided by
-    their sum, the first d are uniform on the solid simplex (Barthe et al. 2005); signs are drawn apart.
+    L2: the direction is Gaussian, and the length is the d-th root of a uniform number. L1: d + 1 exponential numbers
+    are divided by their sum, and the first d are uniform on the solid simplex (Barthe et al. 2005). Signs are drawn
+    separately.
 
     Example:
         >>> points = uniform_in_ball(1000, (3,), "l2", torch.Generator().manual_seed(0))

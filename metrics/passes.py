@@ -1,6 +1,6 @@
-"""Calls of the model: checked once, counted always, and with the gradient of the input only.
+"""Calls of the model: they are checked once and always counted, and they take gradients of the input only.
 
-A pass is one image through one forward or one backward pass; it is the unit of cost.
+A pass is one forward or one backward pass of one image. It is the unit of cost.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ Model = Callable[[Tensor], Tensor]
 
 
 def margin(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
-    """Logit of the label minus the largest other one, or minus that of a target; positive where the label wins.
+    """Return the logit of the label minus the largest other logit, or that of the target; positive if the label wins.
 
     A tie has margin 0 and counts as misclassified.
 
@@ -31,7 +31,7 @@ def margin(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Ten
 
 @contextmanager
 def frozen_parameters(model: Model) -> Iterator[None]:
-    """Switch the gradient of the parameters off: computing it as well would double the cost of a backward pass."""
+    """Disable the gradients of the parameters, which would double the cost of a backward pass."""
     parameters = list(model.parameters()) if isinstance(model, nn.Module) else []
     were_on = [parameter for parameter in parameters if parameter.requires_grad]
     for parameter in were_on:
@@ -44,15 +44,15 @@ def frozen_parameters(model: Model) -> Iterator[None]:
 
 
 class Passes:
-    """The model as the metrics see it, with the passes that each of `count` images has cost so far.
+    """A model, with the number of passes spent on each of `count` images so far.
 
-    `rows` says which image each row of a batch belongs to; an image may have several rows in one batch.
+    `rows` gives the image that each row of a batch belongs to. An image may have several rows in one batch.
     """
 
     def __init__(self, model: Model, count: int, device: torch.device) -> None:
         self.model = model
         self.eps = 0.0
-        """Relative rounding error of the logits: of the type that the model returns, or of the images."""
+        """Relative rounding error of the logits: the larger of those of the model's dtype and the images' dtype."""
         self.forward = torch.zeros(count, dtype=torch.long, device=device)
         self.backward = torch.zeros(count, dtype=torch.long, device=device)
 
@@ -64,7 +64,7 @@ class Passes:
     def logits_and_gradient(
         self, images: Tensor, rows: Tensor, objective: Callable[[Tensor], Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """The logits, shape (R, K), and the gradient with respect to each image of `objective(logits)`, shape (R,)."""
+        """Return the logits, shape (R, K), and the gradient of `objective(logits)`, shape (R,), for each image."""
         images = images.detach().requires_grad_(True)
         with torch.enable_grad():
             logits = self._call(images, rows)
@@ -74,9 +74,9 @@ class Passes:
     def target_gradients(
         self, images: Tensor, labels: Tensor, targets: Tensor, rows: Tensor
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """logit[label] - logit[target], shape (R,), and its gradient for each of the T columns of `targets`, (R, T).
+        """Yield logit[label] - logit[target], shape (R,), and its gradient for each column of `targets`, (R, T).
 
-        One forward pass serves all targets. Gradients come one by one, so that only one is in memory.
+        One forward pass serves all targets. Gradients are yielded one by one, so that only one is in memory.
         """
         images = images.detach().requires_grad_(True)
         with torch.enable_grad():
@@ -88,7 +88,10 @@ class Passes:
                 yield margins.detach(), self._gradient(margins.sum(), images, rows, keep_graph=keep_graph)
 
     def margin_with_graph(self, images: Tensor, labels: Tensor, targets: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """The images as leaves, and the gradient of logit[label] - logit[target] in a graph, for `hessian_product`."""
+        """Return the images as leaves, and the gradient of logit[label] - logit[target] with its graph.
+
+        Both are inputs of `hessian_product`.
+        """
         leaves = images.detach().requires_grad_(True)
         with torch.enable_grad():
             objective = margin(self._call(leaves, rows), labels, targets).sum()
@@ -107,9 +110,9 @@ class Passes:
         return torch.zeros_like(vectors) if product is None else product.detach()
 
     def _call(self, images: Tensor, rows: Tensor) -> Tensor:
-        # A copy: a model may work in place, on a leaf of the graph or on the caller's images.
+        # Pass a copy, because a model may modify its input in place: a leaf of the graph, or the caller's images.
         logits = self.model(images.clone())
-        # Counted when it is done: a forward pass that was too large for the memory is none.
+        # Count after the call: a forward pass that ran out of memory does not count.
         self._count(self.forward, rows)
         if isinstance(logits, Tensor) and logits.is_floating_point():
             if not logits.isfinite().all():
@@ -120,7 +123,7 @@ class Passes:
 
     def _gradient(self, objective: Tensor, images: Tensor, rows: Tensor, *, keep_graph: bool = False) -> Tensor:
         if not objective.requires_grad:
-            # The logits do not depend on the image in a way that autograd can see: no gradient is a zero gradient.
+            # Autograd sees no dependence of the logits on the image, so the gradient is zero.
             self._count(self.backward, rows)
             return torch.zeros_like(images)
         (gradient,) = torch.autograd.grad(objective, images, retain_graph=keep_graph, allow_unused=True)
@@ -132,27 +135,27 @@ class Passes:
 
 
 def check_model(model: Model) -> None:
-    """Refuse a network in training mode: its outputs are random or depend on the other images of the batch.
+    """Check that the model is callable and not in training mode, where its outputs are random or depend on the batch.
 
     Raises:
-        ValueError: naming the first layer that is in training mode, or what was got that cannot be called.
+        ValueError: if it is not. The message names the first layer in training mode, or the type of the model.
     """
     if not callable(model):
         raise ValueError(f"got a model of {type(model).__name__}, expected a callable from images to logits")
     if not isinstance(model, nn.Module):
         return
     for name, module in model.named_modules():
-        # A container without layers of its own behaves alike in both modes, but its flag is what users set.
+        # A container without layers of its own behaves the same in both modes, but its flag is the one that users set.
         if module.training:
             where = f"layer {name!r}" if name else "the network"
             raise ValueError(f"got a model with {where} in training mode, expected evaluation mode: call model.eval()")
 
 
 def check_images(images: Tensor, labels: Tensor) -> None:
-    """Refuse images and labels that cannot be a batch of an image classifier.
+    """Check that images and labels form a valid batch for an image classifier.
 
     Raises:
-        ValueError: with what was got and what was expected.
+        ValueError: if they do not. The message gives what was got and what was expected.
     """
     for name, tensor in (("images", images), ("labels", labels)):
         if not isinstance(tensor, Tensor):
@@ -179,10 +182,10 @@ def check_images(images: Tensor, labels: Tensor) -> None:
 
 
 def check_logits(logits: Tensor, labels: Tensor, what: str = "labels") -> None:
-    """Refuse outputs that are not logits for these labels.
+    """Check that the outputs of the model are logits for these labels.
 
     Raises:
-        ValueError: for a wrong shape, NaN, labels out of range, or probabilities: margins of probabilities are not
+        ValueError: for a wrong shape or dtype, labels out of range, or probabilities. Margins of probabilities are not
             comparable, and CLEVER scores of them are wrong.
     """
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(labels) or logits.shape[1] < 2:
@@ -204,15 +207,15 @@ def check_logits(logits: Tensor, labels: Tensor, what: str = "labels") -> None:
 
 
 def rounding_slack(logits: Tensor, classes: Tensor, eps: float) -> Tensor:
-    """How far below 0 a margin has to be, for each row, so that rounding cannot turn the verdict; shape (R,).
+    """Return how far below 0 each margin must be so that rounding cannot change the verdict, shape (R,).
 
-    The last bits of a logit depend on the batch that the image is in. Sixteen units in the last place of the larger of
-    the two logits that decide are more than what was seen with all but a few models, and some millionths of a usual
-    margin. It is never 0: a tie is no verdict.
+    The last bits of a logit depend on the batch that the image is in. The slack is sixteen units in the last place of
+    the larger of the two logits that decide. That is more than the differences seen with all but a few models, and a
+    few millionths of a usual margin. The slack is never 0, because a tie is not a verdict.
 
     Args:
         logits: shape (R, K).
-        classes: the class that the margin is about, shape (R,): the label, or the target.
+        classes: the class of each margin, shape (R,): the label, or the target.
         eps: relative rounding error of the logits.
     """
     own = logits.gather(1, classes[:, None]).squeeze(1).abs()
@@ -221,10 +224,10 @@ def rounding_slack(logits: Tensor, classes: Tensor, eps: float) -> Tensor:
 
 
 def check_targets(targets: Tensor, labels: Tensor) -> None:
-    """Refuse classes that cannot be the targets of images with these labels.
+    """Check that the targets are valid for images with these labels.
 
     Raises:
-        ValueError: with what was got and what was expected.
+        ValueError: if they are not. The message gives what was got and what was expected.
     """
     if not isinstance(targets, Tensor) or targets.shape != labels.shape or targets.dtype != torch.long:
         got = f"{tuple(targets.shape)} of {targets.dtype}" if isinstance(targets, Tensor) else type(targets).__name__
@@ -239,12 +242,12 @@ def check_targets(targets: Tensor, labels: Tensor) -> None:
 def checked_logits(
     passes: Passes, images: Tensor, labels: Tensor, rows: Tensor, targets: Tensor | None = None
 ) -> Tensor:
-    """The clean logits, after a second call that has to agree.
+    """Return the clean logits, after a check that a second call gives the same logits.
 
-    The second call is made in two halves: a network that mixes the images of a batch does not agree either.
+    The second call is made in two halves, so that it also detects a network that mixes the images of a batch.
 
     Raises:
-        ValueError: if the outputs are no logits or differ between two calls on the same images.
+        ValueError: if the outputs are not logits, or differ between two calls on the same images.
     """
     logits = passes.logits(images, rows)
     check_logits(logits, labels)
@@ -263,7 +266,7 @@ def checked_logits(
 
 @contextmanager
 def differentiating(model: Model) -> Iterator[None]:
-    """Gradients of the input and of nothing else, in the precision of the images, whatever mode the caller is in."""
+    """Prepare for gradients of the input only: freeze the parameters, and leave inference mode and autocast."""
     with torch.inference_mode(mode=False), frozen_parameters(model), ExitStack() as stack:
         for device in ("cpu", "cuda"):
             stack.enter_context(torch.autocast(device, enabled=False))

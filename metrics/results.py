@@ -10,7 +10,7 @@ Result = TypeVar("Result")
 
 
 def concatenate(parts: Sequence[Result]) -> Result:
-    """One result for the images of several, in their order; what the first one has not, the whole has not."""
+    """Join several results into one for all images, in order. Fields that are None in the first part are left out."""
     first: Any = parts[0]
     columns = {field.name: [getattr(part, field.name) for part in parts] for field in fields(first)}
     joined = {name: _joined(column) for name, column in columns.items() if column[0] is not None}

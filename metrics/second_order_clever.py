@@ -1,6 +1,6 @@
 """Second-order CLEVER (Weng et al. 2018, "On Extensions of CLEVER", https://arxiv.org/abs/1810.08640), in L2.
 
-A library function: most networks have kinks, so no property of the gate rests on it.
+This is a library function. No property of the gate uses it, because most networks have kinks.
 """
 
 from collections.abc import Sequence
@@ -36,14 +36,14 @@ class SecondOrderScores:
         target: the class whose score is the smallest.
         margin: logit of the label minus that of the target.
         slope: L2 norm of the gradient of that margin at the image.
-        curvature: estimated end-point of -v.H v, the largest over unit vectors v, with the Hessian H of the margin: how
-            fast the margin's slope can grow; 0 or more.
-        saturated: the score is the radius, which says "at least".
+        curvature: estimated end-point of the largest -v.H v over unit vectors v, where H is the Hessian of the margin:
+            how fast the slope of the margin can grow; 0 or more.
+        saturated: the score is capped at the radius: read it as "at least".
         no_finite_endpoint: the samples do not show that the curvature has an end-point; see `metrics.extreme_value`.
         not_smooth: between the image and a sample, the slope grows faster than the end-point of the curvature allows
-            (mean value theorem): the network has kinks, as with ReLU, or bends where no sample fell. There is no score.
-        zero_gradient: neither slope at the image nor curvature anywhere, for some target; there is no score.
-        broken_gradient: NaN or infinity among slopes and curvatures; there is no score.
+            (mean value theorem). The network has kinks, as with ReLU, or bends where no sample fell. There is no score.
+        zero_gradient: for some target, the slope at the image and all sampled curvatures are zero; there is no score.
+        broken_gradient: a slope or a curvature is NaN or infinite; there is no score.
         status: `Status` numbers: estimated, saturated, misclassified or unavailable.
         forward: forward passes spent on each image.
         backward: backward passes spent on each image; a Hessian-vector product counts as two.
@@ -80,31 +80,31 @@ def second_order_clever(
     seed: int | Sequence[int] = 0,
     batch_size: int = 100,
 ) -> SecondOrderScores:
-    """Estimate, for each image, below which L2 norm no perturbation changes the class of a smooth network.
+    """Estimate, for each image, a lower bound of the L2 distance, for a smooth network.
 
-    If the slope of the margin at the image is s and grows at most at the rate M within the ball, the margin m is not
-    used up before (sqrt(s^2 + 2 M m) - s) / M (section 3 of the paper). s is known exactly; M is estimated as the
-    end-point of the largest negative curvature at random points, each found by Lanczos iterations. For a network with
-    little curvature that is a larger and better bound than margin / largest slope. In the other norms the curvature is
-    a matrix norm that is NP-hard to compute, so there is only L2.
+    If the slope of the margin at the image is s and grows at most at the rate M within the ball, the margin m stays
+    positive up to the distance (sqrt(s^2 + 2 M m) - s) / M (section 3 of the paper). s is known exactly. M is estimated
+    as the end-point of the largest negative curvature at random points, which Lanczos iterations find at each point.
+    For a network with little curvature, the bound is larger and better than margin / largest slope. In the other norms
+    the curvature is a matrix norm that is NP-hard to compute, so the function supports only L2.
 
     Args:
-        model: a deterministic callable from images to logits (N, K), in evaluation mode, **twice differentiable**:
-            softplus, SiLU, tanh, sigmoid, and not ReLU.
+        model: a deterministic callable from images to logits (N, K), in evaluation mode, **twice differentiable**: with
+            softplus, SiLU, tanh or sigmoid, but not ReLU.
         images: shape (N, C, H, W), float32 or float64, values in [0, 1].
         labels: true classes, int64, shape (N,).
-        radius: of the ball, as for `clever`.
-        targets: as for `clever`; each costs as much as the first.
+        radius: radius of the ball, as for `clever`.
+        targets: as for `clever`; each target costs as much as the first.
         sampling: as for `clever`.
         blocks: number of block maxima, 3 or more.
         block_size: number of samples in a block.
-        iterations: Lanczos iterations at each sample, 1 or more. They find the curvature from inside: on a broad
-            spectrum of 784 eigenvalues eight of them came out 16 % too small. Raise it where that matters.
-        seed: of the samples: one for all images, or one for each.
+        iterations: Lanczos iterations at each sample, 1 or more. They approach the curvature from below: on a broad
+            spectrum of 784 eigenvalues, the result of eight iterations was 16 % too small. Use more where that matters.
+        seed: seed of the samples: one for all images, or one for each.
         batch_size: the most images that pass through the model at once.
 
     Raises:
-        ValueError: as `clever`.
+        ValueError: for bad input as for `clever`.
 
     Example:
         A margin 1 - x - x^2: slope 1, curvature 2, and the root of 1 = x + x^2 is the exact distance.
@@ -152,7 +152,7 @@ def second_order_clever(
 
 @dataclass(frozen=True)
 class Budget:
-    """How curvatures are sampled: the parameters of `second_order_clever` that do not concern one image."""
+    """How curvatures are sampled: the parameters of `second_order_clever` that are the same for all images."""
 
     sampling: Sampling
     blocks: int
@@ -216,9 +216,10 @@ def _sample(
 
 
 def _bend(steps: Tensor, changes: Tensor, slope: Tensor) -> Tensor:
-    """The largest mean curvature on the way to a sample, -(change of the gradient).step / |step|^2; rounding taken off.
+    """Return the largest mean curvature between the image and a sample, minus the rounding error.
 
-    By the mean value theorem the largest curvature on the way is no smaller.
+    The mean curvature is -(change of the gradient).step / |step|^2. By the mean value theorem, the largest curvature on
+    the segment is not smaller.
     """
     lengths = vector_norm(steps, "l2")
     towards = -(changes * steps).flatten(1).sum(dim=1) / lengths.clamp_min(torch.finfo(steps.dtype).tiny)
@@ -253,7 +254,7 @@ def _result(
     estimate, lower, upper = (
         value.view_as(slopes).maximum(sampled.at_image) for value in (fits.estimate, fits.lower, fits.upper)
     )
-    # One per cent for Lanczos' method, which approaches the curvature from inside.
+    # Allow one per cent, because Lanczos' method approaches the curvature from below.
     not_smooth = correct & (sampled.bends > 1.01 * estimate).any(dim=1)
     broken = correct & ~finite.all(dim=1)
     flat = correct & ((slopes == 0) & (estimate == 0)).any(dim=1)
@@ -289,5 +290,5 @@ def _result(
 
 
 def _bound(margins: Tensor, slopes: Tensor, curvature: Tensor) -> Tensor:
-    """The root of m = s x + M x^2 / 2, in a form that holds for M = 0; 0 for infinite M."""
+    """Return the root x of m = s x + M x^2 / 2, in a form that is valid for M = 0; 0 for infinite M."""
     return 2 * margins / (slopes + torch.sqrt(slopes**2 + 2 * curvature * margins))

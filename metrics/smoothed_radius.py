@@ -1,8 +1,8 @@
 """Randomized smoothing: the L2 radius within which the majority vote under Gaussian noise provably keeps its class.
 
-Cohen, Rosenfeld & Kolter 2019, https://arxiv.org/abs/1902.02918. It is a certificate of another classifier than the
-model: of the smoothed one, whose answer is the class that the model gives most often to noisy copies of an image. It
-reaches any network of any size, with forward passes alone, and holds with a stated probability.
+Cohen, Rosenfeld & Kolter 2019, https://arxiv.org/abs/1902.02918. The certificate is for the smoothed classifier, not
+for the model. The smoothed classifier returns the class that the model gives most often to noisy copies of an image.
+The method works for networks of any size, needs forward passes only, and holds with a given probability.
 """
 
 import itertools
@@ -20,7 +20,7 @@ from metrics.passes import Model, Passes, check_images, check_model, checked_log
 from metrics.status import Status
 
 CHUNK = 100
-"""Noisy copies that are drawn at once, whatever the size of a batch: so it does not change the draws."""
+"""Number of noisy copies that are drawn at once. It is fixed, so that the batch size does not change the draws."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,15 +28,15 @@ class SmoothedRadii:
     """Certified radii of the smoothed classifier for N images; every tensor has shape (N,), on the images' device.
 
     Attributes:
-        radius: the smoothed class is the same for every image within this L2 distance, with probability 1 - alpha,
-            float64; 0 where the image is misclassified or the vote was abstained from.
+        radius: the L2 distance within which every image has the same smoothed class, with probability 1 - alpha,
+            float64. It is 0 where the image is misclassified or the classifier abstains.
         predicted: the smoothed class, int64.
-        votes: copies that were given this class, of those that were counted, int64.
-        samples: copies that were counted, int64.
-        share: lower confidence bound of the share of copies that are given this class, float64.
-        status: `Status` numbers: certified, abstained (the bound is not above one half) or misclassified (the smoothed
-            class is another than the label, and certainly so).
-        forward: forward passes spent, int64.
+        votes: number of counted copies that the model gave this class, int64.
+        samples: number of counted copies, int64.
+        share: lower confidence bound of the share of copies that get this class, float64.
+        status: `Status` numbers: certified, abstained (`share` is not above one half) or misclassified (`share` is
+            above one half, and the smoothed class is not the label).
+        forward: forward passes spent on each image, int64.
     """
 
     radius: Tensor
@@ -62,35 +62,36 @@ def smoothed_radius(
     seed: int | Sequence[int] = 0,
     batch_size: int = 100,
 ) -> SmoothedRadii:
-    """Certify, for each image, an L2 radius of the classifier that takes a vote of the model under Gaussian noise.
+    """Certify, for each image, an L2 radius of the smoothed classifier, the model's majority vote under Gaussian noise.
 
-    Some noisy copies choose the class, and others count how often it is given (algorithm CERTIFY of the paper, section
-    3.2.2). With p a lower confidence bound of that share by Clopper & Pearson (1934), the radius is
-    sigma * quantile(p) of the normal distribution, where p is above one half.
+    A first set of noisy copies chooses the class. A second set counts how often the model gives that class (algorithm
+    CERTIFY of the paper, section 3.2.2). Let p be the lower confidence bound of that share by Clopper & Pearson (1934).
+    Where p is above one half, the radius is sigma * quantile(p) of the normal distribution.
 
-    With several sizes of the sample, `samples=(1_000, 10_000)`, sampling stops at the first one at which it is decided
-    which of `radii` are certified: all are, or the other copies would hardly certify one more. To look twice is to test
-    twice: each size has its part of alpha, and the best bound counts.
+    With several sample sizes, such as `samples=(1_000, 10_000)`, sampling stops at the first size that decides which of
+    `radii` are certified: either all are, or the remaining copies are unlikely to certify another. Each size is a
+    separate test, so each gets an equal part of alpha, and the best bound counts.
 
     Args:
         model: a deterministic callable from images to logits (N, K), in evaluation mode, normalisation inside.
         images: shape (N, C, H, W), float32 or float64, values in [0, 1].
         labels: true classes, int64, shape (N,).
         sigma: standard deviation of the noise, in units of the image range [0, 1].
-        samples: copies that are counted; or increasing sizes at which to look whether it is decided.
-        choosing: copies that choose the class.
-        alpha: probability, for each image, that the certificate is wrong.
-        radii: where it has to be known whether an image is certified; without any, the whole sample is drawn.
-        clamp: whether noisy copies are clamped to [0, 1] before the model sees them, which makes it a vote of the model
-            on images; in the paper they are not. The certificate is of the classifier so made.
-        seed: one for all images, or one for each; an image has the same noise in any batch.
+        samples: number of copies that are counted; or several increasing numbers, at each of which sampling may stop.
+        choosing: number of copies that choose the class.
+        alpha: probability that the certificate is wrong, for each image.
+        radii: the radii for which you need to know whether an image is certified. Without any, the whole sample is
+            drawn.
+        clamp: whether noisy copies are clamped to [0, 1], so that the model sees only valid images. The paper does not
+            clamp. The certificate is for the smoothed classifier with the chosen setting.
+        seed: one seed for all images, or one for each. An image gets the same noise in any batch.
         batch_size: the most copies that pass through the model at once.
 
     Returns:
-        Radii, classes, votes, statuses, and the passes spent: two to check the model, `choosing`, and those counted.
+        Radii, classes, votes, statuses, and the passes spent: two to check the model, `choosing`, and the counted ones.
 
     Raises:
-        ValueError: for input that is none of this, with what was got and what was expected.
+        ValueError: for bad input. The message gives what was got and what was expected.
 
     Example:
         A linear model, whose radius comes near to margin / L2 norm of the weights: here 0.2 / sqrt(2) = 0.1414.
@@ -125,7 +126,7 @@ def smoothed_radius(
 
 @dataclass(frozen=True)
 class _Vote:
-    """What was counted for one image."""
+    """The vote for one image."""
 
     predicted: int
     votes: int
@@ -134,7 +135,7 @@ class _Vote:
 
 
 class _Votes:
-    """Classes of noisy copies of one image: all copies come from one stream, whoever asks for how many."""
+    """Counts the classes of noisy copies of one image. All copies come from one random stream."""
 
     def __init__(
         self,
@@ -153,7 +154,7 @@ class _Votes:
         self.batch_size, self.clamp = batch_size, clamp
 
     def count(self, copies: int) -> Tensor:
-        """How many of so many new copies are given each class, int64, shape (K,)."""
+        """Draw new copies, and return how many of them get each class, int64, shape (K,)."""
         counts = torch.zeros(self.classes, dtype=torch.long, device=self.image.device)
         for noisy in self._copies(copies):
             rows = torch.full((len(noisy),), self.row, device=noisy.device)
@@ -187,7 +188,7 @@ def _certify(
             votes += int(of_image.count(new)[predicted])
             drawn += new
         best = max(best, share_at_least(votes, drawn, alpha / len(sizes)))
-        # To stop is sound whenever it is done. So it is, as well, where the others would have to be luckier than that.
+        # Stopping is sound at any size. Stop where even an optimistic share of the remaining copies certifies no more.
         hoped = math.ceil(share_at_most(votes, drawn, alpha) * (sizes[-1] - drawn))
         possible = max(best, share_at_least(votes + hoped, sizes[-1], alpha / len(sizes)))
         certified = sum(radius <= radius_of(best, sigma) for radius in wanted)
@@ -197,7 +198,7 @@ def _certify(
 
 
 def share_at_least(votes: int, samples: int, alpha: float) -> float:
-    """A lower bound of the share that votes come from, which is too large with probability alpha at most.
+    """Return a lower confidence bound of the share, which is too large with probability alpha at most.
 
     Clopper & Pearson 1934, one-sided.
 
@@ -209,7 +210,7 @@ def share_at_least(votes: int, samples: int, alpha: float) -> float:
 
 
 def share_at_most(votes: int, samples: int, alpha: float) -> float:
-    """An upper bound of the share that votes come from, which is too small with probability alpha at most.
+    """Return an upper confidence bound of the share, which is too small with probability alpha at most.
 
     Example:
         >>> share_at_most(1000, 1000, 0.001)
@@ -219,7 +220,7 @@ def share_at_most(votes: int, samples: int, alpha: float) -> float:
 
 
 def radius_of(share: float, sigma: float) -> float:
-    """The radius that belongs to a share of the votes; 0 where it is not above one half (theorem 1 of the paper).
+    """Return the radius for a share of the votes; 0 if the share is not above one half (theorem 1 of the paper).
 
     Example:
         >>> round(radius_of(0.99, 0.25), 4), radius_of(0.5, 0.25)

@@ -1,6 +1,6 @@
-"""Intervals and comparisons for distances and scores: exact ones, without resampling and without assumed distributions.
+"""Exact intervals and comparisons for distances and scores, without resampling or assumptions on the distribution.
 
-Values may be infinite: a censored distance is larger than any that was measured.
+Values may be infinite: a censored distance is larger than any measured one.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ class Estimate:
 
 
 def share(successes: int, total: int, confidence: float = 0.95) -> Estimate:
-    """A share with its interval by Clopper & Pearson (1934), which covers at least as often as it says.
+    """Return a share with its interval by Clopper & Pearson (1934), whose coverage is at least `confidence`.
 
     Raises:
         ValueError: unless 0 <= successes <= total and total >= 1.
@@ -38,10 +38,11 @@ def share(successes: int, total: int, confidence: float = 0.95) -> Estimate:
 
 
 def mean_share(values: Sequence[float] | NDArray[np.float64], confidence: float = 0.95) -> Estimate:
-    """The mean of shares in [0, 1], one for each image, with an interval that covers at least as often as it says.
+    """Return the mean of shares in [0, 1], one for each image, with an interval of coverage at least `confidence`.
 
-    Clopper & Pearson's, with their sum in place of the number of successes: of all numbers in [0, 1] with a mean, zeros
-    and ones scatter most, so an interval for them is wide enough for any (Hoeffding 1963, section 2).
+    The interval is Clopper & Pearson's, with the sum of the shares in place of the number of successes. Among numbers
+    in [0, 1] with a given mean, zeros and ones vary most, so an interval for them is wide enough for all others
+    (Hoeffding 1963, section 2).
 
     Raises:
         ValueError: for no values, NaN, or values outside [0, 1].
@@ -61,7 +62,7 @@ def mean_share(values: Sequence[float] | NDArray[np.float64], confidence: float 
     lower = stats.beta.ppf(tail, total, count - total + 1) if total > 0 else 0.0
     upper = stats.beta.ppf(1 - tail, total + 1, count - total) if total < count else 1.0
     value = total / count
-    # The quantiles of a distribution that is all but a point are inexact.
+    # The quantiles are inexact where the distribution is nearly a single point.
     return Estimate(value, min(value, float(lower)), max(value, float(upper)))
 
 
@@ -70,10 +71,10 @@ def mean_difference(
     theirs: Sequence[float] | NDArray[np.float64],
     confidence: float = 0.95,
 ) -> Estimate:
-    """The mean of differences ours - theirs of shares in [0, 1], image by image, with its interval.
+    """Return the mean of the differences ours - theirs of shares in [0, 1], image by image, with its interval.
 
-    Gains and losses each get the interval of `mean_share`, at half of the error, and the ends are put together: so it
-    covers at least as often as it says (Bonferroni), also where nothing has changed. Truth values are shares, too.
+    Gains and losses each get the interval of `mean_share` at half of the error, and their ends are combined. By
+    Bonferroni, the coverage is at least `confidence`, even where nothing has changed. Booleans count as shares.
 
     Raises:
         ValueError: for sequences of different lengths, no values, NaN, or values outside [0, 1].
@@ -157,7 +158,7 @@ class Comparison:
 def compare(candidate: Sequence[float], reference: Sequence[float], confidence: float = 0.95) -> Comparison:
     """Compare values of two models on the same images, pair by pair; larger is better.
 
-    Two infinite values are a tie. The test is Wilcoxon's (1945) on the differences, ties at zero left out.
+    Two infinite values are a tie. The test is Wilcoxon's (1945) on the differences, without differences of zero.
 
     Raises:
         ValueError: for sequences of different lengths, empty ones, or NaN.
@@ -185,7 +186,7 @@ def compare(candidate: Sequence[float], reference: Sequence[float], confidence: 
 def _wilcoxon(differences: NDArray[np.float64]) -> float:
     if not differences.any():
         return 1.0
-    # Ranks are all that counts: an infinite difference is one beyond the largest finite one.
+    # Only ranks count, so an infinite difference is replaced by one beyond the largest finite difference.
     finite = np.abs(differences[np.isfinite(differences)])
     beyond = 2 * finite.max(initial=0.0) + 1
     ranked = np.clip(differences, -beyond, beyond)

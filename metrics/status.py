@@ -1,4 +1,4 @@
-"""What became of an image: the vocabulary of every metric's `.status`."""
+"""The status of an image: the values of every metric's `.status`."""
 
 from enum import IntEnum
 
@@ -16,14 +16,15 @@ class Status(IntEnum):
     MISCLASSIFIED = 1
     """The clean prediction is wrong: the distance is 0 by definition and there is no CLEVER score."""
     CENSORED = 2
-    """No adversarial example was found within the budget: the distance is infinite, that is, not known."""
+    """No adversarial example was found within the budget, or an exact search hit its time limit: the distance is not
+    known, and is infinite or NaN."""
     ESTIMATED = 3
     """A CLEVER score below the radius."""
     SATURATED = 4
-    """A CLEVER score at the radius: the estimate is "at least", not a value."""
+    """A CLEVER score at the radius: read the estimate as "at least"."""
     UNAVAILABLE = 5
-    """No number: no CLEVER score, since the sampled gradients are zero, not finite or not those of the function; or no
-    certificate, since there are no bounds for the model or they are too costly."""
+    """No number. There is no CLEVER score, because the sampled gradients are zero, not finite or not those of the
+    function. Or there is no certificate or exact distance, because the model is not supported or costs too much."""
     CERTIFIED = 6
     """A radius was proved: the distance is a lower bound."""
     EXACT = 7

@@ -1,4 +1,4 @@
-"""The properties: tests that are pointed at a model, and what lets them ask for numbers."""
+"""The properties, which are tests of a model, and the harness that measures the numbers for them."""
 
 from typing import Any
 

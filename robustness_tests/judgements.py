@@ -1,4 +1,4 @@
-"""How numbers of an image are judged: what several properties share."""
+"""Functions shared by several properties that judge the numbers of images."""
 
 from collections.abc import Sequence
 
@@ -17,13 +17,14 @@ from robustness_tests.harness.subject import Subject
 from robustness_tests.harness.thresholds import Thresholds
 
 ROUNDING = 1e-5
-"""Relative: where a network is linear, both are the same number, and the last bits must not decide."""
+"""Relative tolerance: on a linear network, CLEVER and the distance are equal, and rounding must not decide."""
 
 
 def verdict(score: ScoreOfImage, distance: DistanceOfImage) -> tuple[bool | None, str]:
     """Whether a CLEVER score and an adversarial distance agree: True, False, or None with the reason not to judge.
 
-    A score at the radius says "at least the radius": a smaller distance contradicts it, a larger one says nothing.
+    A score at the radius means "at least the radius": a smaller distance contradicts it, and a larger one does not
+    confirm it.
     """
     if Status.MISCLASSIFIED in (score.status, distance.status):
         return None, "misclassified: there is no CLEVER score"
@@ -34,7 +35,7 @@ def verdict(score: ScoreOfImage, distance: DistanceOfImage) -> tuple[bool | None
     if score.score > distance.distance * (1 + ROUNDING):
         return False, f"CLEVER {score.score:.4f} is above the adversarial distance {distance.distance:.4f}"
     if score.status is Status.SATURATED:
-        return None, f"CLEVER is at its radius {score.radius:g}, which says only: at least"
+        return None, f"CLEVER is at its radius {score.radius:g}, so it is only known to be at least that"
     return True, ""
 
 
@@ -51,7 +52,7 @@ SCORED = (Status.ESTIMATED, Status.SATURATED)
 
 
 def directions(shape: Sequence[int], norm: Norm) -> strategies.SearchStrategy[Tensor]:
-    """Perturbations of norm 1: a few values, or all of them by a seed. The simplest one changes a single value."""
+    """Draw perturbations of norm 1: of a few values, or of all values from a seed. The simplest changes one value."""
     size = torch.Size(shape).numel()
     few = strategies.dictionaries(strategies.integers(0, size - 1), strategies.sampled_from([1.0, -1.0]), min_size=1)
     return strategies.one_of(few, strategies.integers(0, 2**32 - 1)).map(lambda drawn: direction(drawn, shape, norm))
@@ -75,12 +76,12 @@ def at_least(score: ScoreOfImage) -> float:
 
 
 def is_robust(distance: DistanceOfImage, epsilon: float) -> bool:
-    """Whether an image keeps its right label up to a perturbation of norm epsilon, as far as attacks know."""
+    """Whether an image is classified correctly, and no attack has changed its label within norm epsilon."""
     return distance.status is not Status.MISCLASSIFIED and distance.distance > epsilon
 
 
 def position_in_bracket(score: ScoreOfImage, lower: float, upper: float) -> str:
-    """Where a CLEVER score is: above, inside or below the bracket. One at its radius says only: at least."""
+    """Where a CLEVER score is: above, inside or below the bracket. A score at its radius is never below."""
     if score.score > upper * (1 + ROUNDING):
         return "above"
     return "below" if score.status is Status.ESTIMATED and score.score < lower else "inside"
@@ -89,15 +90,15 @@ def position_in_bracket(score: ScoreOfImage, lower: float, upper: float) -> str:
 def assert_labels_are_kept(
     model: Subject, radii: dict[int, float], norm: Norm, *, examples: int, seed: int, what: str
 ) -> None:
-    """No perturbation that hypothesis draws changes the label of any image; one that does is shrunk to the simplest.
+    """Assert that no perturbation drawn by hypothesis changes a label. Hypothesis shrinks one that does.
 
     Args:
         model: the model.
         radii: norm of the perturbation of each image, by dataset index.
-        norm: of the perturbations.
-        examples: how many directions are drawn, each for all images.
-        seed: of the draws.
-        what: the radii, in words.
+        norm: norm of the perturbations.
+        examples: number of directions to draw; each is tried on all images.
+        seed: seed of the draws.
+        what: description of the radii, for the message.
     """
     rows = list(radii)
     clean, labels = model.images.images[rows], model.images.labels[rows]

@@ -1,4 +1,4 @@
-"""The suite as a plugin of pytest: where it is installed, this is its entry point."""
+"""The suite as a pytest plugin: the entry point of the installed package."""
 
 from collections.abc import Generator
 
@@ -31,7 +31,7 @@ PLUGINS = [
 
 @pytest.hookimpl(wrapper=True)
 def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None, object, object]:
-    """Load them after the conftest files of the user, whose options of the same names go first."""
+    """Load the plugins after the user's conftest files, whose options keep their names if both define the same one."""
     result = yield
     for name in PLUGINS:
         early_config.pluginmanager.import_plugin(name)

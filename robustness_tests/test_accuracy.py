@@ -1,4 +1,4 @@
-"""How often the candidate is right: on images as they are, and up to a perturbation of a stated size."""
+"""The accuracy of the candidate: on clean images, and under perturbations up to a stated norm."""
 
 import pytest
 
@@ -9,11 +9,11 @@ from robustness_tests.judgements import is_robust
 
 @pytest.mark.about("model")
 def test_clean_accuracy(candidate, run, thresholds, measured):
-    """The candidate classifies clean images correctly.
+    """The candidate classifies enough clean images correctly.
 
-    Measured on up to 1,000 images of the test split (quick: 100), whatever `--images` says: it takes one pass each. A
-    failure means that the model is not good enough even without an attack, or that it gets its images in another form
-    than it was trained on: other normalisation, other order of channels.
+    Measured on at least 1,000 images of the test split (quick: 100), or on all if it has fewer, even if `--images` is
+    smaller: each image takes one pass only. A failure means that the model is not good enough even without an attack.
+    Or its images are preprocessed in another way than in training: check the normalisation and the order of channels.
     """
     count = run.accuracy_images
     wrong = [image for image, right in enumerate(candidate.right(count)) if not right]
@@ -33,9 +33,9 @@ def test_clean_accuracy(candidate, run, thresholds, measured):
 def test_robust_accuracy(candidate, reference, adversarial_distance, images, norm, epsilon, thresholds, measured):
     """The candidate keeps the right label of enough images up to a perturbation of norm epsilon.
 
-    The share of images whose adversarial distance is larger than epsilon: misclassified ones are not robust at any
-    epsilon. It is an upper bound of the true share, since a stronger attack may find more. A failure means that an
-    attacker with this budget fools the model too often.
+    Robust accuracy is the share of images whose adversarial distance is larger than epsilon. A misclassified image is
+    not robust at any epsilon. The share is an upper bound of the true one, since a stronger attack may find more
+    adversarial examples. A failure means that an attacker with this budget fools the model too often.
     """
     distances = {image: adversarial_distance(candidate, image, norm=norm) for image in images}
     robust = sum(is_robust(one, float(epsilon)) for one in distances.values())

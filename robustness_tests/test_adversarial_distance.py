@@ -1,4 +1,4 @@
-"""The adversarial distance: that each one is true, and that the candidate's are larger than the reference's."""
+"""Adversarial distances: each one is correct, and those of the candidate are larger than those of the reference."""
 
 import itertools
 
@@ -14,9 +14,9 @@ from robustness_tests.judgements import assert_candidate_is_larger
 
 @pytest.mark.about("suite", feeds="distance")
 def test_adversarial_example_is_real(model, norm, image, adversarial_distance, measured):
-    """The image that an attack has kept is an image, it is classified wrongly, and its distance is the one stated.
+    """The adversarial image has values in [0, 1], is misclassified, and is at the stated distance.
 
-    Hard: a single failure fails the gate. It says that a number of this suite is wrong, not that the model is bad.
+    Hard: a single failure fails the gate. It means that a number of this suite is wrong, not that the model is bad.
     """
     distance = adversarial_distance(model, image, norm=norm)
     label = model.label(image)
@@ -49,7 +49,7 @@ def test_adversarial_example_is_real(model, norm, image, adversarial_distance, m
     assert distance.distance == pytest.approx(length, rel=1e-5), f"the perturbation has {norm} norm {length}"
     predicted, confidence = model.prediction(adversarial)
     measured({"adversarial_class": predicted, "adversarial_confidence": confidence, "trace": distance.trace})
-    assert predicted != label, f"classified again, the image is in its own class {predicted}"
+    assert predicted != label, f"classified again, the adversarial image still has its label {predicted}"
 
 
 @pytest.mark.about("model")
@@ -58,9 +58,9 @@ def test_candidate_beats_reference_in_adversarial_distance(
 ):
     """An attacker has to perturb images further for the candidate than for the reference.
 
-    Medians over the images that both models classify correctly, and a one-sided Wilcoxon signed-rank test on the same
-    pairs. A failure means that the candidate is not more robust than the model it is to replace, or that too few
-    images were measured to tell.
+    The test compares the medians over the images that both models classify correctly, and applies a one-sided Wilcoxon
+    signed-rank test to the same pairs. A failure means that the candidate is not more robust than the reference, or
+    that too few images were measured to show it.
     """
     if candidate.name == reference.name:
         pytest.skip(f"nothing to compare: no other model than {candidate.name} was given")
@@ -75,11 +75,12 @@ def test_candidate_beats_reference_in_adversarial_distance(
 
 @pytest.mark.about("numbers", feeds="converged")
 def test_attack_has_converged(model, norm, adversarial_distance, images, thresholds, measured):
-    """Half of the passes would have found nearly the same distances: more of them would hardly find less.
+    """With half of the passes, the attack would have found nearly the same distances.
 
-    The median, over the images that were attacked, of the distance after half of the queries, divided by the distance
-    at the end. A failure means that the distances are still falling, on other images too, since all of the interval is
-    above what is allowed: they are too large, and so are the robust accuracies. Run with a larger effort.
+    The value is the distance after half of the queries divided by the distance at the end: the median over the attacked
+    images. The test fails if the whole interval is above the threshold, so that other images would show the same. A
+    failure means that the distances are still falling: they are too large, and so are the robust accuracies. Run with a
+    larger effort.
     """
     attacked = [
         distance
@@ -103,13 +104,13 @@ def test_attack_has_converged(model, norm, adversarial_distance, images, thresho
 def test_gradients_are_informative(
     model, norm, adversarial_distance, black_box, black_box_images, thresholds, measured
 ):
-    """An attack without gradients finds nothing that is much nearer than what the attacks with gradients have found.
+    """An attack without gradients finds nothing much nearer than the attacks with gradients.
 
-    Square, a random search, on the first images that are classified correctly. With the quick effort, the attacks with
-    gradients get a second try with the default one where Square is nearer. A failure means that the gradients of this
-    model do not lead to its decision boundary: they are masked (quantised, saturated or random logits, a layer without
-    a derivative), or the attacks are stuck. Its adversarial distances are then too large, its CLEVER scores are
-    worth nothing, and its robust accuracy is not what it seems.
+    Square, a random search, attacks the first images that are classified correctly. With the quick effort, the attacks
+    with gradients get a second try at the default effort where Square is nearer. A failure means that the gradients of
+    this model do not lead to its decision boundary. Either they are masked (quantised, saturated or random logits, a
+    layer without a derivative), or the attacks are stuck. The adversarial distances and the robust accuracy of the
+    model are then too large, and its CLEVER scores are worthless.
     """
     tried = (attack for image in black_box_images if (attack := black_box(model, image, norm=norm)).tried)
     probed = list(itertools.islice(tried, ENOUGH))

@@ -1,8 +1,8 @@
-"""Nothing has become worse since the last release, `--baseline`: on the same images, by more than thresholds.toml says.
+"""No number has become worse since the last release (`--baseline`) by more than the tolerance in thresholds.toml.
 
-Collected with a baseline only. Each test pairs the candidate with the candidate of that run, image by image, on the
-images that both runs have. What decides is the change that was measured; its interval says how much of it other images
-might have shown.
+These tests are collected only with a baseline. Each one compares the candidate with the candidate of that run, image by
+image, on the images that both runs have. The measured change alone decides. Its interval shows which changes other
+images might have given.
 """
 
 import pytest
@@ -31,7 +31,7 @@ def assert_median_has_not_fallen(pairs, what, baseline, thresholds, measured):
 
 
 def assert_share_has_not_fallen(pairs, what, baseline, thresholds, measured):
-    """Record the shares of {image: (now, then)}, truth values or shares, and fail if the one of now is much lower."""
+    """Record the means of {image: (now, then)}, bools or shares; fail if that of `now` is lower than tolerated."""
     if not pairs:
         pytest.skip(f"no image was measured in both runs for the {what}")
     sides = list(zip(*pairs.values(), strict=True))
@@ -50,7 +50,7 @@ def assert_share_has_not_fallen(pairs, what, baseline, thresholds, measured):
 
 @pytest.mark.about("release")
 def test_clean_accuracy_since_baseline(candidate, run, baseline, thresholds, measured):
-    """The candidate classifies about as many images correctly as that of the last release."""
+    """The candidate classifies about as many clean images correctly as in the last release."""
     right, then = candidate.right(run.accuracy_images), baseline.right()
     pairs = dict(enumerate(zip(right, then, strict=False)))
     assert_share_has_not_fallen(pairs, "clean accuracy", baseline, thresholds, measured)
@@ -60,7 +60,7 @@ def test_clean_accuracy_since_baseline(candidate, run, baseline, thresholds, mea
 def test_adversarial_distance_since_baseline(
     candidate, norm, adversarial_distance, images, baseline, thresholds, measured
 ):
-    """The median adversarial distance has not fallen, over the images that both classify correctly."""
+    """The median adversarial distance has not fallen, over the images that both releases classify correctly."""
     pairs = {
         image: (distance.distance, then)
         for image in images
@@ -100,7 +100,7 @@ def test_certified_distance_since_baseline(
 def test_robust_accuracy_since_baseline(
     candidate, norm, epsilon, adversarial_distance, images, baseline, thresholds, measured
 ):
-    """The candidate keeps the right label of about as many images up to a perturbation of norm epsilon."""
+    """The candidate keeps the right label of about as many images, up to norm epsilon, as in the last release."""
     pairs = {
         image: (is_robust(adversarial_distance(candidate, image, norm=norm), float(epsilon)), then > float(epsilon))
         for image in images
@@ -113,7 +113,7 @@ def test_robust_accuracy_since_baseline(
 def test_noise_accuracy_since_baseline(
     candidate, norm, epsilon, noise_accuracy, images, baseline, thresholds, measured
 ):
-    """The candidate classifies about as many noisy images correctly, noise in the ball of norm epsilon."""
+    """The candidate classifies about as many images correctly, with noise up to norm epsilon, as the last release."""
     shares = {image: noise_accuracy(candidate, image, norm=norm).at(epsilon, "ball") for image in images}
     then = baseline.noise_shares(norm, epsilon)
     pairs = {image: (shares[image], share) for image, share in zip(images, then, strict=False)}
@@ -124,7 +124,7 @@ def test_noise_accuracy_since_baseline(
 def test_share_of_clever_below_distance_since_baseline(
     candidate, norm, clever, adversarial_distance, images, baseline, thresholds, measured
 ):
-    """CLEVER is not above the adversarial distance for about as many images as in the last release."""
+    """For about as many images as in the last release, CLEVER is not above the adversarial distance."""
     agreed = {"passed": True, "xfailed": False}
     pairs = {
         image: (now, agreed[then])
@@ -133,4 +133,4 @@ def test_share_of_clever_below_distance_since_baseline(
         for now, _ in [verdict(clever(candidate, image, norm=norm), adversarial_distance(candidate, image, norm=norm))]
         if now is not None
     }
-    assert_share_has_not_fallen(pairs, f"share of {norm} CLEVER scores below", baseline, thresholds, measured)
+    assert_share_has_not_fallen(pairs, f"share of {norm} CLEVER scores that hold", baseline, thresholds, measured)

@@ -1,4 +1,4 @@
-"""CLEVER is meant as a lower bound of the true distance, the adversarial distance is an upper one: do they agree?"""
+"""CLEVER estimates a lower bound of the true distance; the adversarial distance is an upper bound. Do they agree?"""
 
 import math
 
@@ -15,8 +15,8 @@ from robustness_tests.judgements import ROUNDING, verdict
 def test_clever_below_distance(model, norm, image, clever, adversarial_distance, measured):
     """The CLEVER score of an image is not above the adversarial distance, at which an attack changes the label.
 
-    Mostly: a violation proves that this score is wrong, and is shown as an expected failure. How many there may be is
-    asserted by `test_share_of_clever_below_distance`.
+    This has to hold for most images. A violation proves that this score is wrong, and is reported as an expected
+    failure (xfailed). `test_share_of_clever_below_distance` limits how many there may be.
     """
     score = clever(model, image, norm=norm)
     distance = adversarial_distance(model, image, norm=norm)
@@ -52,10 +52,10 @@ def test_clever_below_distance(model, norm, image, clever, adversarial_distance,
 def test_share_of_clever_below_distance(model, norm, clever, adversarial_distance, images, thresholds, measured):
     """For most images the CLEVER score is not above the adversarial distance.
 
+    The test fails if the whole interval of the share is below the threshold, so that other images would show the same.
     A failure means that CLEVER cannot be trusted as a lower bound for this model: its gradients may be masked, or the
-    samples miss the steep places: the interval of the share, and so what is true of images that were not measured, is
-    all below what is expected. The median of CLEVER / distance stands beside the share, because a score that is far too
-    small is never above, and worth nothing.
+    samples miss the steep places. The report also shows the median of CLEVER / distance: a score that is far too small
+    is never above the distance, but worthless.
     """
     pairs = [(clever(model, image, norm=norm), adversarial_distance(model, image, norm=norm)) for image in images]
     judged = [(pair, agrees) for pair in pairs for agrees, _ in [verdict(*pair)] if agrees is not None]
@@ -66,7 +66,7 @@ def test_share_of_clever_below_distance(model, norm, clever, adversarial_distanc
     least = thresholds.clever_below_distance
     measured(estimate=below, threshold=least, images=len(judged), judged_by="interval")
     wrong = [pair for pair, agrees in judged if not agrees]
-    # The largest score of all in relation to the distance first; one that is not there is as bad.
+    # The image with the largest score / distance comes first; a missing score counts as the worst.
     ratios_of_wrong = {score.image: -score.score / distance.distance for score, distance in wrong}
     measured(worst=worst_of({image: -math.inf if math.isnan(one) else one for image, one in ratios_of_wrong.items()}))
     measured(median_ratio=median(ratios, thresholds.confidence).value if ratios else None)
@@ -91,11 +91,11 @@ def test_share_of_clever_below_distance(model, norm, clever, adversarial_distanc
 def test_anchored_clever_below_distance(
     model, norm, anchored_clever, adversarial_distance, images, thresholds, measured
 ):
-    """The anchored CLEVER score, which also looks where the attack went, is not above the adversarial distance.
+    """Anchored CLEVER, with gradients on the way to the adversarial example, is not above the adversarial distance.
 
-    Hard, and true by construction: a failure is a bug of this suite, not of the model. What to read is the median of
-    anchored CLEVER / distance: beside that of the published score it says how much steeper the network is where an
-    attack goes than where random points fall.
+    Hard, and true by construction: a failure is a bug of this suite, not of the model. Read the median of anchored
+    CLEVER / distance instead of the share. Compared with the median for the published score, it shows how much steeper
+    the network is towards an adversarial example than at random points.
     """
     every = [
         (anchored_clever(model, image, norm=norm), adversarial_distance(model, image, norm=norm)) for image in images

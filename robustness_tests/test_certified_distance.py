@@ -1,4 +1,4 @@
-"""Proved lower bounds: they hold, they bracket the true distance with attacks, and CLEVER is judged by both."""
+"""Proved lower bounds: they hold, they bracket the true distance together with attacks, and CLEVER is in between."""
 
 import math
 
@@ -14,7 +14,7 @@ INSIDE_THE_BALL = 1 - 1e-6
 
 
 def required(certificates, run):
-    """Skip where nothing could be proved, or fail if `--certify require` asks for it."""
+    """Skip if no certificate could be proved; with `--certify require`, fail if any is missing."""
     classified = [one for one in certificates if one.status is not Status.MISCLASSIFIED]
     missing = [one for one in classified if one.status is Status.UNAVAILABLE]
     if not missing or (run.certify != "require" and len(missing) < len(classified)):
@@ -63,8 +63,8 @@ def test_exact_within_bracket(
 ):
     """The exact distances of a small ReLU network are between the certified and the adversarial distances.
 
-    Hard, and a theorem: a failure is a bug of this suite, not of the model. What to read is how near both come to the
-    truth. Networks that are too large or not a chain of layers are skipped.
+    Hard, and a theorem: a failure is a bug of this suite, not of the model. Read how near the certified and adversarial
+    distances come to the exact ones. The test skips networks that are too large or not a chain of layers.
     """
     if norm not in run.norms:
         pytest.skip(f"--norms has no {norm}, the norm of exact distances")
@@ -115,10 +115,11 @@ def test_no_perturbation_within_certified_radius(model, norm, certified_distance
 
 @pytest.mark.about("model")
 def test_certified_accuracy(candidate, norm, epsilon, certified_distance, certified_images, thresholds, run, measured):
-    """The candidate provably keeps its label on enough images, whatever the perturbation of norm epsilon.
+    """The candidate provably keeps the right label of enough images under every perturbation up to norm epsilon.
 
-    A lower bound of the true share, as robust accuracy is an upper one. A failure means that the model is less robust
-    than it was, or that the bounds have become looser on it. Skipped where there are no bounds for the model.
+    Certified accuracy is a lower bound of the true share, and robust accuracy an upper bound. A failure means that the
+    model is less robust than the threshold asks for, or that the bounds are too loose for it. Skipped if there are no
+    bounds for the model.
     """
     certificates = [certified_distance(candidate, image, norm=norm) for image in certified_images]
     if not certificates:
@@ -149,11 +150,12 @@ def test_clever_within_bracket(
     run,
     measured,
 ):
-    """CLEVER scores are between the certified distance and the exact one, or else the adversarial one.
+    """CLEVER scores are between the certified distance and the exact one, or the adversarial one if none is known.
 
-    Above it, a score is wrong: there may be as few as `test_share_of_clever_below_distance` allows. Below the certified
-    distance it is right and useless, since a better bound is proved. If the median of certified / adversarial distance
-    is small, the bounds are loose, which says nothing about the model; `uninformative` marks it.
+    A score above the exact or adversarial distance is wrong. The test fails if the whole interval of their share is
+    above what `test_share_of_clever_below_distance` allows. A score below the certified distance is right but useless,
+    since a better bound is proved. If the median of certified / adversarial distance is small, the bounds are loose,
+    which says nothing about the model. The report then marks them as uninformative.
     """
     certificates = [certified_distance(model, image, norm=norm) for image in certified_images]
     if not certificates:

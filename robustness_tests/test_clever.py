@@ -1,4 +1,4 @@
-"""CLEVER by itself: that nothing within its radius changes a label, and that the candidate's scores are larger."""
+"""CLEVER alone: no perturbation well below the score changes a label, and the candidate's scores are larger."""
 
 import pytest
 
@@ -8,10 +8,10 @@ from robustness_tests.judgements import SCORED, assert_candidate_is_larger, asse
 
 @pytest.mark.about("numbers")
 def test_no_perturbation_within_clever_radius(model, norm, clever, images, thresholds, run, measured):
-    """No perturbation that hypothesis draws, of norm up to a stated part of the CLEVER score, changes a label.
+    """No perturbation that hypothesis draws within a stated fraction of the CLEVER score changes a label.
 
-    Hard. Each direction is tried on all images, each scaled to its own score; one that changes a label is shrunk to the
-    simplest that does. A failure means that CLEVER is far too large for these images.
+    Hard. Each direction is tried on all images, scaled to this fraction of the score of each. Hypothesis shrinks a
+    direction that changes a label to the simplest one. A failure means that CLEVER is far too large for these images.
     """
     scored = [score for image in images if (score := clever(model, image, norm=norm)).status in SCORED]
     if not scored:
@@ -28,9 +28,10 @@ def test_no_perturbation_within_clever_radius(model, norm, clever, images, thres
 def test_candidate_beats_reference_in_clever(candidate, reference, norm, clever, images, thresholds, measured):
     """The CLEVER scores of the candidate are larger than those of the reference.
 
-    Medians over the images that have a score for both models, and a one-sided Wilcoxon signed-rank test on the same
-    pairs. A score at its radius counts as larger than any below. A failure means that the candidate is not smoother
-    around its images than the model it is to replace, or that too few images were measured to tell.
+    The test compares the medians over the images that have a score for both models, and applies a one-sided Wilcoxon
+    signed-rank test to the same pairs. A score at its radius counts as larger than any score below it. A failure means
+    that the candidate is not smoother around the images than the reference, or that too few images were measured to
+    show it.
     """
     if candidate.name == reference.name:
         pytest.skip(f"nothing to compare: no other model than {candidate.name} was given")

@@ -1,4 +1,4 @@
-"""Noise and corruptions that nobody has chosen: how often candidate and reference are right under them."""
+"""Accuracy of candidate and reference under random noise and common corruptions, which no attacker chooses."""
 
 import pytest
 
@@ -10,9 +10,10 @@ from robustness_tests.harness.worst import worst_of
 def test_noise_accuracy(candidate, reference, noise_accuracy, images, norm, epsilon, run, thresholds, measured):
     """The candidate classifies enough images correctly when random noise of norm epsilon is added to them.
 
-    The mean, over images, of the share of right labels among some draws of noise for each, uniform in the ball of
-    radius epsilon, and again uniform on its surface; images are clamped to [0, 1]. A failure means that the model is
-    not robust to noise that nobody has chosen, such as that of a sensor. Noise accuracy says little about attacks.
+    Each image gets several draws of noise, uniform in the ball of radius epsilon, and again uniform on its surface.
+    Noisy images are clamped to [0, 1]. The value is the mean over images of the share of right labels. A failure means
+    that the model is not robust to noise that no attacker chooses, such as sensor noise. Noise accuracy says little
+    about attacks.
     """
     of_images = [noise_accuracy(candidate, image, norm=norm) for image in images]
     shares = {sampling: [one.at(epsilon, sampling) for one in of_images] for sampling in ("ball", "sphere")}
@@ -38,9 +39,10 @@ def test_candidate_beats_reference_in_noise_accuracy(
 ):
     """The candidate is right more often than the reference when random noise is added to the same images.
 
-    For each image, the share of right labels over all strengths of the run; means over all images, misclassified ones
-    too, and a one-sided Wilcoxon signed-rank test on the pairs. A failure means that the candidate is not more robust
-    to noise than the model it is to replace, or that too few images were measured to tell.
+    Each image has a share of right labels, over all strengths of the run. The test compares the means of this share
+    over all images, including misclassified ones, and applies a one-sided Wilcoxon signed-rank test to the pairs. A
+    failure means that the candidate is not more robust to noise than the reference, or that too few images were
+    measured to show it.
     """
     models = {model.name: model for model in (candidate, reference)}.values()
     of_models = [[noise_accuracy(model, image, norm=norm) for image in images] for model in models]
@@ -56,7 +58,9 @@ def test_candidate_beats_reference_in_noise_accuracy(
     measured(value=means[0], reference_value=means[1], images=result.pairs, p_value=result.p_value)
     measured({"epsilons": epsilons}, threshold=thresholds.largest_p_value, unit="share")
     if ours == theirs and min(ours) == 1:
-        pytest.skip(f"nothing to tell: both are always right; state larger epsilons, in [noise_accuracy.{run.dataset}]")
+        pytest.skip(
+            f"nothing to compare: both are always right; state larger epsilons in [noise_accuracy.{run.dataset}]"
+        )
     assert means[0] > means[1], (
         f"{means[0]:.1%} of noisy images are right with {candidate.name}, expected more than the {means[1]:.1%} of "
         f"{reference.name} ({norm} {', '.join(epsilons)}, {result.pairs} images)"
@@ -76,8 +80,9 @@ def mean_over(of_image):
 def test_common_corruptions(candidate, reference, common_corruptions, run, thresholds, measured):
     """The candidate classifies enough images correctly under the common corruptions of CIFAR-10-C.
 
-    The mean over 15 corruptions and five severities (Hendrycks & Dietterich 2019), on the same images of the test
-    split: weather, blur, noise, compression. A failure means that the model is not robust to what cameras do.
+    The value is the mean accuracy over 15 corruptions and five severities (Hendrycks & Dietterich 2019), such as
+    weather, blur, noise and compression, on the same images of the test split. A failure means that the model is not
+    robust to the corruptions of real cameras.
     """
     accuracies = common_corruptions(candidate)
     if not accuracies:

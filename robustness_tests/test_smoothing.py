@@ -1,7 +1,7 @@
-"""The smoothed classifier, a majority vote of the model under Gaussian noise: its proved L2 radii.
+"""Proved L2 radii of the smoothed classifier: a majority vote of the model under Gaussian noise.
 
-It is another classifier than the model itself, and slower by as many passes as there are voters. So its radii are never
-compared with the model's own adversarial or certified distances.
+The smoothed classifier is not the model itself, and needs one pass for each noisy copy that votes. So its radii are
+never compared with the model's own adversarial or certified distances.
 """
 
 import pytest
@@ -14,9 +14,9 @@ from robustness_tests.harness.worst import worst_of
 def test_smoothed_accuracy(candidate, reference, smoothed_radius, smoothed_images, norm, epsilon, thresholds, measured):
     """The smoothed candidate provably keeps its right class on enough images, within an L2 radius of epsilon.
 
-    Randomized smoothing: each certificate holds with a probability of 99.9 %. An image on which the vote is too close
-    counts as not certified, and so does one whose smoothed class is wrong. A failure means that the model is less
-    certain under Gaussian noise than it has to be; it says nothing about the model without the vote.
+    Randomized smoothing: each certificate holds with a probability of 99.9 %. An image counts as not certified if the
+    vote is too close or the smoothed class is wrong. A failure means that the predictions of the model are not stable
+    enough under Gaussian noise. It says nothing about the model without the vote.
     """
     certificates = [smoothed_radius(candidate, image, norm=norm) for image in smoothed_images]
     radii = {one.image: one.radius for one in certificates}
@@ -43,10 +43,10 @@ def test_candidate_beats_reference_in_smoothed_radius(
 ):
     """The smoothed radii of the candidate are larger than those of the reference.
 
-    Medians over all images, and a one-sided Wilcoxon signed-rank test on the pairs. Sampling
-    stops where the largest stated radius is certified, so that larger ones count as that one; an image without a
-    certificate counts as 0. A failure means that the candidate is not better under Gaussian noise than the model it is
-    to replace, or that too few images were measured to tell.
+    A one-sided Wilcoxon signed-rank test on all images decides; the medians are reported beside it. Sampling stops once
+    the largest stated radius is certified, so a larger radius counts as that one. An image without a certificate counts
+    as 0. A failure means that the candidate is not better under Gaussian noise than the reference, or that too few
+    images were measured to show it.
     """
     models = {model.name: model for model in (candidate, reference)}.values()
     of_models = [[smoothed_radius(model, image, norm=norm) for image in smoothed_images] for model in models]
@@ -62,7 +62,7 @@ def test_candidate_beats_reference_in_smoothed_radius(
     measured(condition=f"sigma {thresholds.smoothing_sigma:g}")
     measured(worst=worst_of({image: a - b for image, a, b in zip(smoothed_images, ours, theirs, strict=True)}))
     if ours == theirs and min(ours) == largest:
-        pytest.skip(f"nothing to tell: both are certified up to {largest:g} everywhere; state larger epsilons")
+        pytest.skip(f"nothing to compare: both are certified up to {largest:g} everywhere; state larger epsilons")
     assert result.p_value <= thresholds.largest_p_value, (
         f"smoothed radii of {candidate.name}, median {result.candidate:.4f}, are not shown to be larger than those of "
         f"{reference.name}, median {result.reference:.4f}: p = {result.p_value:.3f} on {result.pairs} images, expected "

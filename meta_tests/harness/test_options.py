@@ -165,7 +165,7 @@ def test_thresholds_of_other_data_and_models_are_told_and_not_used(tmp_path):
 
 
 def test_every_option_has_a_twin_and_the_command_line_wins(gate):
-    ini = "\n".join(f"{option.ini} = {value}" for option, value in zip(OPTIONS, TWINS, strict=True))
+    ini = "\n".join(f"{option.ini} = {TWINS[option.name]}" for option in OPTIONS)
     (gate.folder / "pytest.ini").write_text(f"[pytest]\npythonpath = .\naddopts = --import-mode=importlib\n{ini}\n")
     (gate.folder / "mine.toml").write_text("confidence = 0.9\n")
     last = run_of(("standard", "robust"), effort="quick", norms=("l2",), seed=5, clever_radius={"l2": 0.75})
@@ -183,26 +183,26 @@ def test_every_option_has_a_twin_and_the_command_line_wins(gate):
     assert gate("-n0", "--images", "7", "test_twins.py").ret == 0
 
 
-TWINS = [
-    "standard",
-    "robust",
-    "digits",
-    "data",
-    "9",
-    "quick",
-    "true",
-    "l2",
-    "off",
-    "l2=0.75",
-    "3",
-    "cpu",
-    "5",
-    "mine.toml",
-    "last.json",
-    "elsewhere",
-    "summary.md",
-    "true",
-]
+TWINS = {
+    "model": "standard",
+    "against": "robust",
+    "dataset": "digits",
+    "data-dir": "data",
+    "images": "9",
+    "effort": "quick",
+    "quick": "true",
+    "norms": "l2",
+    "certify": "off",
+    "clever-radius": "l2=0.75",
+    "batch-size": "3",
+    "device": "cpu",
+    "seed": "5",
+    "thresholds": "mine.toml",
+    "baseline": "last.json",
+    "results": "elsewhere",
+    "summary": "summary.md",
+    "fresh": "true",
+}
 
 
 def test_names_known_without_torch_are_those_of_the_metrics():

@@ -1,4 +1,4 @@
-"""A metric is one file: the example of docs/metrics.md, and where the names of our own may stand."""
+"""A metric is one file: the example of docs/extending.md, and where the names of our own may stand."""
 
 import ast
 import dataclasses
@@ -14,7 +14,7 @@ import pytest
 from meta_tests.conftest import ROOT
 from robustness_tests.harness.metric import METRICS, Metric, metric_fixture, with_needs
 
-EXAMPLE = re.findall(r"```python\n# (\w+\.py)\n(.*?)```", (ROOT / "docs/metrics.md").read_text(), re.DOTALL)
+EXAMPLE = re.findall(r"```python\n# (\w+\.py)\n(.*?)```", (ROOT / "docs/extending.md").read_text(), re.DOTALL)
 
 
 @pytest.fixture

@@ -87,7 +87,7 @@ def normalised(network, how):
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_normalisation_however_it_is_written(norm):
-    """A library returns wrong L2 bounds for the elementwise form, silently: shared/research/truth.md."""
+    """A library returns wrong L2 bounds for the elementwise form, silently."""
     torch.manual_seed(0)
     network = nn.Sequential(
         nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 6, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(54, 5)

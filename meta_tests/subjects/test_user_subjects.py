@@ -455,7 +455,7 @@ def test_radius_is_three_times_the_largest_linear_distance(tmp_path):
 
 def test_a_user_is_told_about_classes_and_sorted_data():
     remarks = subject_check._remarks([0] * 20, ("cat", "dog"))  # noqa: SLF001
-    assert remarks[0] == "classes by the names of their folders: 0 cat, 1 dog"
+    assert remarks[0] == "classes: 0 cat, 1 dog"
     assert remarks[1].startswith("all 20 images of this run are of class 0")
     assert subject_check._remarks([0, 1] * 10, ()) == []  # noqa: SLF001
 

@@ -2,8 +2,9 @@
 
     attack(search, rows, *, steps, ...)
 
-Each asks the `Search` for margins and gradients of points of its choice. The search keeps the best adversarial point
-of any query, so an attack can lose nothing, whatever it returns. `descend` in `schedule.py` makes one after the other.
+Each attack queries the `Search` for margins and gradients at points of its choice. The search keeps the best
+adversarial point of all queries, so no point is lost, whatever an attack returns. `descend` in `schedule.py` runs the
+attacks in order.
 """
 
 from metrics.attacks.effort import EFFORTS, Effort

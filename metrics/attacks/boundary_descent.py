@@ -1,8 +1,8 @@
-"""Boundary descent: steps along the gradient within a ball whose radius is led to the decision boundary.
+"""Boundary descent: steps along the gradient within a ball whose radius follows the decision boundary.
 
-The ball that follows the boundary is that of the fast minimum-norm attack (Pintor et al. 2021,
-https://arxiv.org/abs/2102.12827). What makes it need a tenth of the steps: steps relative to the radius, a radius from
-the linearised margin, momentum, and gradients cut to the image box. `benchmarks/README.md` has what each brings.
+The ball comes from the fast minimum-norm attack (Pintor et al. 2021, https://arxiv.org/abs/2102.12827). Boundary
+descent needs a tenth of its steps, for four reasons: steps relative to the radius, a radius from the linearised margin,
+momentum, and gradients cut to the image box. `benchmarks/README.md` shows the effect of each.
 """
 
 from dataclasses import dataclass
@@ -16,16 +16,17 @@ from metrics.norms import DUAL, Norm, per_row, project, steepest, vector_norm
 MOMENTUM = 0.5
 OVERSHOOT = 0.02
 MAX_L1_STEP = 2.0
-"""A value can change by 1 at most: where the radius is much larger than that, all of a step of its size is cut off."""
+"""Cap on the radius that scales an L1 step. A value can change by 1 at most, so the box would cut off nearly all of a
+step that is as long as a much larger radius."""
 
 
 @dataclass(frozen=True)
 class Pace:
-    """The first and the last of the steps; those between fall geometrically.
+    """The first and the last value of the step length and of the radius change; those in between fall geometrically.
 
     Attributes:
-        step: length of a step, as a share of the radius.
-        growth: the largest change of the radius, as a share of the best distance.
+        step: length of a step, relative to the radius.
+        growth: the largest change of the radius, relative to the best distance.
     """
 
     step: tuple[float, float]
@@ -40,7 +41,8 @@ class Pace:
 EXPLORE: dict[Norm, Pace] = {
     "linf": Pace(step=(2.0, 0.1), growth=(0.3, 0.05)),
     "l2": Pace(step=(2.0, 0.1), growth=(0.3, 0.05)),
-    # The longer ones are better on shallow networks, and on a ResNet-20 far worse: its gradient changes faster.
+    # Steps as long as in the other norms are better on shallow networks. On a ResNet-20 they are far worse, because its
+    # gradient changes faster.
     "l1": Pace(step=(0.5, 0.02), growth=(0.3, 0.05)),
 }
 REFINE = Pace(step=(0.2, 0.01), growth=(0.1, 0.01))
@@ -48,11 +50,11 @@ REFINE = Pace(step=(0.2, 0.01), growth=(0.1, 0.01))
 
 @dataclass(frozen=True)
 class Reached:
-    """What one descent has reached: for each of its R images the nearest adversarial point that it met itself.
+    """The nearest adversarial point that one descent found for each of its R images.
 
     Attributes:
-        distance: shape (R,); infinite where it met none.
-        points: shape (R, C, H, W); where it met none, meaningless.
+        distance: shape (R,); infinite where it found none.
+        points: shape (R, C, H, W); undefined where it found none.
     """
 
     distance: Tensor
@@ -73,9 +75,9 @@ def boundary_descent(
 ) -> Reached:
     """Descend the margin inside a ball around the clean image whose radius follows the boundary.
 
-    The radius of the next step is that at which the linearised margin is 0, changed by no more than a share of the
-    best distance. One forward and one backward pass per image and step, and one forward pass at the end. An image
-    whose gradient is zero where it is not adversarial leaves the batch.
+    The next radius is the one at which the linearised margin is 0. It changes by at most a share of the best distance.
+    The cost is one forward and one backward pass per image and step, and one forward pass at the end. An image leaves
+    the batch when its point is not adversarial and has a zero gradient.
 
     Args:
         search: the images, and the record of the best points.
@@ -83,10 +85,10 @@ def boundary_descent(
         steps: number of steps, 1 or more.
         pace: how long the steps are.
         start: where to begin, shape (R, C, H, W); the clean images by default.
-        within: a distance that has been reached before, shape (R,), so that the radius need not be much larger.
-        aims: classes, shape (R,), whose boundary the first `aimed_steps` go for; after them it is any boundary.
+        within: distances that earlier attacks have reached, shape (R,); they limit the radius from the start.
+        aims: classes, shape (R,): the first `aimed_steps` go to the boundaries of these, later steps to any boundary.
         aimed_steps: see `aims`.
-        attack: what the record calls it.
+        attack: the attack under which the search records the queries.
 
     Returns:
         The nearest adversarial points of this descent alone.
@@ -136,7 +138,8 @@ def _keep_nearest(
 
 def _radius(margins: Tensor, slopes: Tensor, lengths: Tensor, best: Tensor, growth: float) -> Tensor:
     change = margins / _positive(slopes)
-    # As long as nothing is found, the linearised boundary is the estimate; 1.2: where it is curved away, it creeps.
+    # Until an adversarial point is found, aim for the linearised boundary. Grow the radius by a fifth at least: where
+    # the boundary curves away, the linearised estimate only creeps towards it.
     unknown = torch.maximum(lengths + (1 + OVERSHOOT) * change.clamp_min(0), 1.2 * lengths)
     limit = growth * torch.where(best.isinf(), 0, best)
     known = lengths + torch.minimum(torch.maximum(change, -limit), limit)
@@ -146,7 +149,8 @@ def _radius(margins: Tensor, slopes: Tensor, lengths: Tensor, best: Tensor, grow
 
 def _step(directions: Tensor, norm: Norm, radius: Tensor) -> Tensor:
     if norm == "l1":
-        # Not the steepest step, a single value: the projection makes it sparse, and lets many values compete.
+        # The steepest step would change a single value. A dense one lets many values compete, and the projection makes
+        # it sparse.
         sizes = radius.clamp_max(MAX_L1_STEP)
         return directions * per_row(sizes / _positive(vector_norm(directions, "linf")), directions)
     return steepest(directions, norm) * per_row(radius, directions)
@@ -154,7 +158,7 @@ def _step(directions: Tensor, norm: Norm, radius: Tensor) -> Tensor:
 
 def _onto_ball(perturbations: Tensor, norm: Norm, radius: Tensor) -> Tensor:
     if norm == "l2":
-        # Outwards as well: in the other norms most values reach the surface by themselves.
+        # Move inner points out to the surface, too. In the other norms most values reach it by themselves.
         return steepest(perturbations, "l2") * per_row(radius, perturbations)
     return project(perturbations, norm, radius)
 

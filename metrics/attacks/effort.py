@@ -1,25 +1,25 @@
-"""How much is spent on an image: the named budgets."""
+"""The named budgets: how many steps each attack may spend on an image."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is spent on an image.
+    """The budget for an image.
 
     Attributes:
-        classes: classes whose gradients are taken at the clean image, those with the largest logits.
-        aims: of these, the classes that a first descent goes for: those with the nearest linearised boundaries.
-        restarts: descents from the best point with noise.
-        explore: steps of each of all these descents.
-        refined: how many of the points that they reach are refined.
-        refine: steps for each of these.
-        polish: steps from the best point of all.
-        random_noise: strengths of noise, where nothing else has found anything.
-        random_starts: descents from random points of the box, where noise has found nothing either.
+        classes: number of classes, those with the largest logits, whose gradients are taken at the clean image.
+        aims: number of these classes that get a descent of their own, those with the nearest linearised boundaries.
+        restarts: number of descents from the best point with noise added.
+        explore: steps of each of these descents.
+        refined: number of points from these descents that are refined.
+        refine: steps of each refinement.
+        polish: steps of one more refinement, from the best point so far.
+        random_noise: draws of random noise, for images where the first descents found nothing.
+        random_starts: descents from random points of the box, for images where noise found nothing either.
         linearised: steps to the linearised boundary.
-        line_search: steps of the way back to the boundary.
-        iterated_pgd: steps of the study's method, at most.
+        line_search: steps of the line search back to the boundary; for "iterated-pgd", bisections of the last step.
+        iterated_pgd: largest number of steps of the study's method.
     """
 
     classes: int

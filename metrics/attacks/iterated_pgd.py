@@ -10,29 +10,30 @@ from metrics.attacks.search import Attack, Search
 from metrics.norms import Norm, per_row, steepest, vector_norm
 
 STEP_SIZE: dict[str, float] = {"linf": 0.0004, "l2": 0.005, "l1": 0.2}
-"""Of the study (L-infinity) and of its follow-up, in units of the image range [0, 1]."""
+"""Step sizes of the study (L-infinity) and of its follow-up (L2 and L1), in units of the image range [0, 1]."""
 
 
 def iterated_pgd(search: Search, rows: Tensor, *, steps: int, bisections: int) -> Tensor:
-    """Raise the cross-entropy by one small step after another until the label flips, then bisect the last step.
+    """Raise the cross-entropy in small steps until the label flips, then bisect the last step.
 
-    The number of steps is the distance, nearly; how far from the minimum it ends is measured in
-    `benchmarks/README.md`. As in the study, the path is not projected onto any ball; other than there, it is clamped
-    to [0, 1], batched, and bisected between the last point that is classified correctly and the first that is not.
-    L1 steps are dense, along the gradient over its L1 norm, as in the version of ART that the follow-up used: they move
-    every value a little, while the nearest points in L1 differ in few.
+    The distance is nearly the number of steps times the step size. `benchmarks/README.md` shows how far it is above the
+    minimum. As in the study, the path is not projected onto any ball. Unlike in the study, points are clamped to
+    [0, 1], images are batched, and the last step is bisected between the last point that is classified correctly and
+    the first that is not. L1 steps follow the gradient divided by its L1 norm, as in the version of ART that the
+    follow-up used. Such steps are dense: they move every value a little, while the nearest points in L1 differ in few
+    values.
 
-    One forward and one backward pass per image and step, and one of each at the end; an image whose label has flipped
-    leaves the batch.
+    The cost is one forward and one backward pass per image and step, and one of each at the end. An image leaves the
+    batch when its label has flipped.
 
     Args:
         search: the images, and the record of the best points.
         rows: indices of the images to attack, shape (R,).
         steps: the largest number of steps.
-        bisections: of the last step, a forward pass each.
+        bisections: number of bisections of the last step, one forward pass each.
 
     Returns:
-        What is left of the last step after the bisections, shape (R,).
+        The length of the last step that is left after the bisections, shape (R,); 0 where the label did not flip.
     """
     points = search.images[rows]
     before = points.clone()
@@ -60,7 +61,7 @@ def iterated_pgd(search: Search, rows: Tensor, *, steps: int, bisections: int) -
 
 
 def _loss(search: Search, rows: Tensor) -> Callable[[Tensor], Tensor]:
-    """What a step lowers: minus the cross-entropy of the label, or the cross-entropy of the target."""
+    """The loss that the steps lower: minus the cross-entropy of the label, or the cross-entropy of the target."""
     if search.targets is None:
         return lambda logits: -functional.cross_entropy(logits, search.labels[rows], reduction="none")
     targets = search.targets[rows]

@@ -1,4 +1,4 @@
-"""The way back: from the best adversarial point along the straight line to the clean image, as far as it goes."""
+"""Line search for the decision boundary, between the best adversarial point and the clean image."""
 
 import torch
 from torch import Tensor
@@ -10,18 +10,17 @@ from metrics.norms import per_row
 def line_search(search: Search, rows: Tensor, *, steps: int) -> Tensor:
     """Find where the margin changes sign between the clean image and its best adversarial point.
 
-    Regula falsi, and a bisection after each step that has not halved the bracket: a few steps suffice on a margin that
-    is nearly straight, and on any other the bracket is halved at every second step at least. One forward pass per image
-    and step, and one more to begin with.
+    Regula falsi, with a bisection after each step that has not halved the bracket. A few steps suffice if the margin is
+    nearly linear along the line. Otherwise the bracket is still halved at least every second step. The cost is one
+    forward pass per image and step, and one more at the start.
 
     Args:
-        search: the images and their best points, which the search replaces by nearer ones.
+        search: the images and their best points; nearer points replace the best ones.
         rows: indices of images that have an adversarial point, shape (R,).
         steps: number of steps.
 
     Returns:
-        What is left of the bracket, shape (R,): the length of the line between the last point that is adversarial and
-        the last one that is not.
+        The length of the final bracket, shape (R,): from the last point that is not adversarial to the last that is.
     """
     clean, far = search.images[rows], search.adversarial[rows].clone()
     whole = search.distance[rows]
@@ -32,7 +31,7 @@ def line_search(search: Search, rows: Tensor, *, steps: int) -> Tensor:
     margin_outer = search.query(far, rows, Attack.LINE_SEARCH)
     bisect = torch.zeros_like(rows, dtype=torch.bool)
     for _ in range(steps):
-        # The clean image may be within rounding of the boundary: then there is nothing between.
+        # If the clean image is on the boundary up to rounding, there is no bracket, and the difference may be 0.
         share = margin_inner / (margin_inner - margin_outer).clamp_min(torch.finfo(far.dtype).tiny)
         share = torch.where(bisect, 0.5, share.clamp(0.01, 0.99))
         middle = inner + (outer - inner) * share

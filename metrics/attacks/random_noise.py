@@ -10,15 +10,15 @@ from metrics.attacks.search import Attack, Search
 from metrics.norms import per_row
 
 RAMP = 10
-"""Draws after which an image that was never fooled is noise alone; more steps go on from there, so that they can only
-find nearer points."""
+"""Draws until the blend is pure noise, if none of them fools the model. This does not depend on `steps`: more steps
+continue the same sequence, so they can only find nearer points."""
 
 
 def random_noise(search: Search, rows: Tensor, *, steps: int, generators: Sequence[torch.Generator]) -> None:
-    """Blend each image with uniform noise, a new draw at each step, ever stronger until the label flips, then weaker.
+    """Blend each image with ever stronger uniform noise until the label flips, then with weaker noise.
 
-    The start that decision-based attacks use (Brendel et al. 2018, section 3), repeated as long as it gets better. One
-    forward pass per image and step.
+    Each step draws new noise. Decision-based attacks start this way (Brendel et al. 2018, section 3); here the draws go
+    on after the first success. The cost is one forward pass per image and step.
 
     Args:
         search: the images, and the record of the best points.

@@ -1,4 +1,4 @@
-"""Starts around the best point so far, so that one descent after another ends in another local minimum."""
+"""Starting points of further descents, so that they end in other local minima."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,11 +10,11 @@ from metrics.attacks.search import Search
 from metrics.norms import per_row, vector_norm
 
 NOISE = 3.0
-"""Length of the noise, in lengths of the best perturbation: less falls back into the same minimum too often."""
+"""L2 length of the noise, relative to the best perturbation. Shorter noise too often leads back to the same minimum."""
 
 
 def noisy_starts(search: Search, rows: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """The best adversarial points with Gaussian noise, three times as long in L2 as their perturbations, in the box.
+    """Add Gaussian noise, three times as long in L2 as the perturbations, to the best points, and clamp to the box.
 
     Args:
         search: the images and their best points.
@@ -32,7 +32,7 @@ def noisy_starts(search: Search, rows: Tensor, generators: Sequence[torch.Genera
 
 
 def random_starts(search: Search, rows: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """Points drawn uniformly from the box, shape (R, C, H, W): where the gradient is zero around the image."""
+    """Draw points uniformly from the box, shape (R, C, H, W), for images with zero gradients around them."""
     shape = search.images.shape[1:]
     like: dict[str, Any] = {"device": search.images.device, "dtype": search.images.dtype}
     return torch.stack([torch.rand(shape, generator=generators[row], **like) for row in rows.tolist()])

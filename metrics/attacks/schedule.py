@@ -1,4 +1,4 @@
-"""The order in which the attacks are made, and what each starts from."""
+"""The order in which the attacks run, and where each starts."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ from metrics.attacks.shortlist import Shortlist
 
 
 def descend(search: Search, rows: Tensor, effort: Effort, generators: Sequence[torch.Generator]) -> None:
-    """Short descents to several boundaries and from noise, the best of them refined: the whole search for small points.
+    """Search for small perturbations: run short descents to several boundaries and from noise, then refine the best.
 
     Args:
         search: the images, and the record of the best points.
@@ -55,7 +55,7 @@ def descend(search: Search, rows: Tensor, effort: Effort, generators: Sequence[t
 
 def _explore_from_clean(search: Search, rows: Tensor, effort: Effort, shortlist: Shortlist) -> None:
     if search.targets is not None:
-        # The target says where to go, so one descent has the steps of all.
+        # There is only one class to aim at, so a single descent gets the steps of all.
         reached = boundary_descent(search, rows, steps=effort.aims * effort.explore, pace=EXPLORE[search.norm])
         shortlist.offer(rows, reached.distance, reached.points)
         return
@@ -69,7 +69,7 @@ def _explore_from_clean(search: Search, rows: Tensor, effort: Effort, shortlist:
 
 
 def _explore_blindly(search: Search, rows: Tensor, effort: Effort, generators: Sequence[torch.Generator]) -> None:
-    """For images whose gradient leads nowhere: noise needs none, and elsewhere in the box there may be one."""
+    """Attack images whose gradient leads nowhere: noise needs no gradient, and other points of the box may have one."""
     random_noise(search, rows, steps=effort.random_noise, generators=generators)
     line_search(search, rows[search.distance[rows].isfinite()], steps=effort.line_search)
     for _ in range(effort.random_starts):

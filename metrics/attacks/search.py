@@ -30,14 +30,14 @@ class Attack(IntEnum):
 class SearchPath:
     """Every query of the attacks, in order; all tensors have the shape (Q,).
 
-    The checks of the model, the gradients that choose the classes, and the verification at the end are not among them.
+    It leaves out the checks of the model, the gradients that choose the classes, and the verification at the end.
 
     Attributes:
-        image: number of the image in the batch of the caller.
-        attack: the `Attack` that asked.
-        distance: norm of the perturbation that was tried.
-        margin: what decided, see `Search.margin`: logit of the label minus the largest other one there (targeted:
-            largest other one minus the target's), and the slack for rounding on top; adversarial where it is 0 or less.
+        image: index of the image in the caller's batch.
+        attack: the `Attack` that made the query.
+        distance: norm of the perturbation.
+        margin: logit of the label minus the largest other one (targeted: largest other one minus the target's), plus
+            the rounding slack, see `Search.margin`. The point is adversarial if this is 0 or less.
     """
 
     image: Tensor
@@ -47,12 +47,12 @@ class SearchPath:
 
 
 class Search:
-    """The best verified point of each image so far.
+    """The best adversarial point of each image so far.
 
     Attributes:
         images: clean images, shape (N, C, H, W), in [0, 1].
         labels: their classes, shape (N,).
-        targets: classes that the adversarial images have to get, shape (N,); None if any wrong class will do.
+        targets: classes that the adversarial images must be put into, shape (N,); None if any wrong class will do.
         logits: of the clean images, shape (N, K).
         norm: the norm of the distance.
         adversarial: the adversarial image of smallest distance among all queries; the clean image where there is none.
@@ -83,9 +83,9 @@ class Search:
         self._path: list[SearchPath] | None = [] if record_path else None
 
     def margin(self, logits: Tensor, rows: Tensor) -> Tensor:
-        """What an attack on the images `rows` has to bring to 0 or below, shape (R,).
+        """The margin that an attack on the images `rows` has to bring to 0 or below, shape (R,).
 
-        It is shifted by the rounding slack, so that a point that counts as adversarial stays so in another batch.
+        It includes the rounding slack, so that a point that counts as adversarial stays adversarial in another batch.
         """
         classes = self.labels[rows] if self.targets is None else self.targets[rows]
         return self._plain_margin(logits, rows) + rounding_slack(logits.detach(), classes, self.passes.eps)
@@ -96,11 +96,11 @@ class Search:
         return -margin(logits, self.targets[rows])
 
     def is_adversarial(self, logits: Tensor, rows: Tensor) -> Tensor:
-        """Whether logits of the images `rows` are of a wrong class, or of the target, shape (R,)."""
+        """Whether the logits put the images `rows` into a wrong class, or into the target class, shape (R,)."""
         return self._plain_margin(logits, rows) < 0
 
     def query(self, points: Tensor, rows: Tensor, attack: Attack) -> Tensor:
-        """The margins of `points`, attempts at the images `rows`, shape (R,); adversarial where they are <= 0."""
+        """The margins of `points`, perturbed versions of the images `rows`, shape (R,); 0 or less is adversarial."""
         return self._record(points, rows, self.passes.logits(points, rows), attack)
 
     def query_gradient(
@@ -113,15 +113,16 @@ class Search:
         loss: Callable[[Tensor], Tensor] | None = None,
         cut: bool = True,
     ) -> tuple[Tensor, Tensor]:
-        """The margins, and their gradients with respect to `points`, or those of another loss.
+        """The margins, and the gradients with respect to `points` of these or of another loss.
 
         Args:
             points: shape (R, C, H, W), in [0, 1].
-            rows: the images that they are attempts at, shape (R,).
-            attack: who asks.
-            aims: classes, shape (R,): the margins to these, which are not smaller than those to the nearest class.
-            loss: from logits to values that are to fall, shape (R,).
-            cut: leave out of the gradients what would lead out of the box.
+            rows: indices of the images that they perturb, shape (R,).
+            attack: the attack that makes the query.
+            aims: classes, shape (R,): take the margins to these, which are never smaller than those to the nearest
+                class.
+            loss: maps logits to the values to lower, shape (R,); the margins by default.
+            cut: set gradient values to 0 where a descent would leave the box.
         """
 
         def margin_to_aim(logits: Tensor) -> Tensor:
@@ -130,13 +131,13 @@ class Search:
         logits, gradients = self.passes.logits_and_gradient(points, rows, loss or margin_to_aim)
         margins = self._record(points, rows, logits, attack)
         if aims is not None:
-            # Not smaller than the margin that counts, slack and all, so that 0 means the same.
+            # Not smaller than `self.margin`, which includes the slack, so that 0 or less still means adversarial.
             margins = torch.maximum(margins, margin_to_aim(logits))
         gradients = _finite(gradients)
         return margins, descending_within_box(gradients, points) if cut else gradients
 
     def path(self) -> SearchPath | None:
-        """All queries so far, if they were to be recorded."""
+        """All queries so far; None unless `record_path` was given."""
         if self._path is None:
             return None
         nothing, none = torch.empty_like(self.labels[:0]), torch.empty_like(self.distance[:0])
@@ -169,14 +170,14 @@ class Nearest:
 
 
 BEYOND = 1e-4
-"""How much further than a linearised boundary a point is put, as a share of the margin that is linearised away."""
+"""How far beyond the linearised boundary a point is put, as a share of the margin."""
 
 
 def nearest_classes(search: Search, rows: Tensor, among: int, count: int) -> Nearest:
-    """The classes to aim at, found by one forward pass and a backward pass for each of `among` classes.
+    """Find the classes to aim at, with one forward pass and one backward pass for each of `among` classes.
 
-    Those with the largest logits are looked at. A class with a smaller logit is the nearest one if its margin is steep:
-    on a linear model in every fourth case.
+    The `among` other classes with the largest logits are compared. The runner-up need not be the nearest: on a linear
+    model, a class with a smaller logit and a steeper margin is nearer in a quarter of cases.
     """
     images, labels, logits = search.images[rows], search.labels[rows], search.logits[rows]
     others = logits.scatter(1, labels[:, None], -torch.inf)
@@ -186,7 +187,7 @@ def nearest_classes(search: Search, rows: Tensor, among: int, count: int) -> Nea
     shortlist = Shortlist(min(count, classes.shape[1]), images)
     everyone = torch.arange(len(rows), device=rows.device)
     for column, (_, gradient) in enumerate(search.passes.target_gradients(images, labels, classes, rows)):
-        gradient = _finite(gradient)  # noqa: PLW2901  # the same one, mended
+        gradient = _finite(gradient)  # noqa: PLW2901  # the same gradient, without NaN
         amount = (1 + BEYOND) * margins[:, column].clamp_min(0)
         perturbation = nearest_beyond(images, gradient, amount, search.norm)
         gain = -(gradient * perturbation).flatten(1).sum(dim=1)

@@ -1,4 +1,4 @@
-"""The nearest few of many points, kept as they come."""
+"""A list of the nearest few points, updated as new points come in."""
 
 import torch
 from torch import Tensor
@@ -21,9 +21,9 @@ class Shortlist:
         self.classes = torch.zeros(count, len(images), dtype=torch.long, device=images.device)
 
     def offer(self, rows: Tensor, distance: Tensor, points: Tensor, classes: Tensor | None = None) -> None:
-        """One more point for each of the images `rows`; it pushes those that are further down the list.
+        """Insert one point for each of the images `rows`; points that are further away move down the list.
 
-        Of two at the same distance the one that came first stays first.
+        Points at the same distance stay in the order in which they came.
         """
         classes = torch.zeros_like(rows) if classes is None else classes
         for rank in range(len(self.distance)):

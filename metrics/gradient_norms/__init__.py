@@ -1,4 +1,4 @@
-"""Norms of margin gradients at random points around images: what CLEVER is estimated from."""
+"""Norms of margin gradients at random points around images: the samples behind CLEVER scores."""
 
 from metrics.gradient_norms.samples import GradientNorms
 from metrics.gradient_norms.sampling import SAMPLINGS, Sampling

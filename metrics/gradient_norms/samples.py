@@ -1,4 +1,4 @@
-"""Block maxima of gradient norms at random points: one pool of points for all targets of an image, drawn as needed."""
+"""Block maxima of gradient norms at random points, drawn as needed. All targets of an image share the points."""
 
 from collections.abc import Sequence
 
@@ -12,18 +12,19 @@ from metrics.passes import Passes, rounding_slack
 
 
 class GradientNorms:
-    """What has been sampled so far around N images, for T targets each, in M norms that share the points.
+    """Samples of gradient norms around N images, for T targets each, in M norms that share the points.
 
-    A sample is the gradient of logit[label] - logit[target] at a random point of [0, 1] within the radius. Samples are
-    kept as maxima of blocks; every table below is filled up to the blocks that `draw` was asked for.
+    A sample is the gradient of logit[label] - logit[target] at a random point of [0, 1] within the radius. Only
+    statistics of blocks are kept. `draw` fills them in, block by block; they are 0 until then.
 
     Attributes:
         margins: of the clean images, shape (N, T).
-        maxima: largest dual norm of a block, shape (M, N, T, B). NaN or infinite if a gradient is.
-        means: mean dual norm of a block, shape (M, N, T, B).
-        slopes: largest |change of the margin| / norm of the perturbation of a block, rounding taken off, shape
-            (M, N, T, B). By the mean value theorem no larger than the largest dual norm there is.
-        zeros: samples of a block whose gradient is zero, shape (N, T, B).
+        maxima: largest dual norm in a block, shape (M, N, T, B). NaN or infinite if a gradient is.
+        means: mean dual norm in a block, shape (M, N, T, B).
+        slopes: largest |change of the margin| / norm of the perturbation in a block, after subtracting the rounding
+            slack from the change, shape (M, N, T, B). By the mean value theorem it cannot exceed the largest dual norm
+            between image and sample.
+        zeros: number of samples in a block with a zero gradient, shape (N, T, B).
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class GradientNorms:
         self.batch_size = batch_size
         self.generators = generators
         self.margins = logits.gather(1, labels[:, None]) - logits.gather(1, targets)
-        # Of two margins, that of the image and that of the sample.
+        # Twice the slack: for the margin of the image, and for that of the sample.
         self.slack = 2 * rounding_slack(logits, labels, passes.eps)
         self.maxima = torch.zeros(len(self.norms), *targets.shape, blocks, dtype=images.dtype, device=images.device)
         self.means = torch.zeros_like(self.maxima)
@@ -66,11 +67,11 @@ class GradientNorms:
         return self._in_batches(self.images[rows], rows, columns)[0]
 
     def draw(self, wanted: Tensor, blocks: range) -> None:
-        """Fill in `blocks` for the targets that are `wanted`, bool, shape (N, T)."""
+        """Sample `blocks` for the targets where `wanted`, bool, shape (N, T), is true."""
         counts = wanted.sum(dim=1)
         for count in counts.unique().tolist():
             if count and len(blocks):
-                # Images with the same number of targets share batches, so that no backward pass is spent on a filler.
+                # Images with the same number of targets share batches, so that no backward pass is wasted on padding.
                 rows = (counts == count).nonzero().flatten()
                 columns = wanted[rows].nonzero()[:, 1].view(len(rows), count)
                 self._draw(rows, columns, blocks)
@@ -83,7 +84,7 @@ class GradientNorms:
             self._draw_blocks(rows[position], columns[position], block)
 
     def _draw_blocks(self, rows: Tensor, columns: Tensor, blocks: Tensor) -> None:
-        """U blocks of samples, each with its image, its targets (U, T') and its place; all tensors start with U."""
+        """Draw U blocks, given the image of each (U,), its targets (U, T') and its block number (U,)."""
         points = torch.cat([self._points(row) for row in rows.tolist()])
         owners = rows.repeat_interleave(self.block_size)
         norms, slopes = self._in_batches(points, owners, columns.repeat_interleave(self.block_size, dim=0))
@@ -95,7 +96,7 @@ class GradientNorms:
         self.zeros[index] = (norms[0] == 0).view(by_block[1:]).sum(dim=1)
 
     def _points(self, row: int) -> Tensor:
-        """One block of points around an image; always drawn as a block, so that batches do not change them."""
+        """Draw one block of points around an image: always a whole block, so that points do not depend on the batch."""
         image = self.images[row]
         drawn = perturbations(
             self.sampling, self.norms[0], self.block_size, image.shape, self.generators[row], image.dtype
@@ -109,7 +110,7 @@ class GradientNorms:
 
         parts = halving_batches(measured, len(points), self.batch_size)
         if len(parts) > 1:
-            self.batch_size = max(1, parts[1][0])  # what fitted into the memory, for the next ones too
+            self.batch_size = max(1, parts[1][0])  # keep the size that fitted into memory
         norms, slopes = zip(*(part for _, part in parts), strict=True)
         return torch.cat(norms, dim=1), torch.cat(slopes, dim=1)
 

@@ -12,8 +12,8 @@ from metrics.norms import Norm, steepest, uniform_in_ball
 Sampling = Literal["ball", "original"]
 
 SAMPLINGS: tuple[Sampling, ...] = ("ball", "original")
-"""`ball`: uniform in the ball of the norm, as the paper says. `original`: a uniform L2 direction times a length that is
-uniform in [0, radius], whatever norm is scored, as the authors' code does."""
+"""`ball`: uniform in the ball of the norm, as in the paper. `original`: a uniform L2 direction times a length that is
+uniform in [0, radius], whatever the norm of the score, as in the authors' code."""
 
 
 def perturbations(
@@ -29,9 +29,10 @@ def perturbations(
 
 
 def covered_radius(sampling: Sampling, norm: Norm, radius: Tensor, size: int) -> Tensor:
-    """The radius of the largest ball of the norm that the samples cover: beyond it they bound nothing.
+    """The radius of the largest ball of the norm that the samples cover. No samples support a score beyond it.
 
-    The L2 cloud of the original holds the L1 ball of the same radius, and in L-infinity one of radius / sqrt(size).
+    The `original` samples cover the L2 ball. It contains the L1 ball of the same radius, and the L-infinity ball of
+    radius / sqrt(size).
 
     Example:
         >>> covered_radius("original", "linf", torch.tensor([1.0]), 64)

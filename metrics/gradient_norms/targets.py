@@ -1,4 +1,4 @@
-"""The classes that a score is about: given ones, all others, or one chosen by its logit or by chance."""
+"""The target classes of a score: given classes, all other classes, or one chosen by its logit or at random."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -11,15 +11,16 @@ from metrics.checks import check_choice
 Targets = Tensor | Literal["all", "top-2", "least-likely", "random"]
 
 TARGETS = ("all", "top-2", "least-likely", "random")
-"""`all` other classes; `top-2`: the one with the largest logit but the label's; `least-likely`: with the smallest;
-`random`: any other, drawn with the image's own seed. The last three are those of the CLEVER paper."""
+"""`all`: all other classes. `top-2`: the other class with the largest logit. `least-likely`: the one with the smallest.
+`random`: any other class, drawn with the seed of the image. The last three are from the CLEVER paper."""
 
 
 def checked_targets(targets: Targets, labels: Tensor) -> Targets:
-    """The targets, if they can be those of images with these labels.
+    """Return the targets after checking that they are possible for images with these labels.
 
     Raises:
-        ValueError: with what was got and what was expected.
+        ValueError: for an unknown name, a wrong type, shape or device, a negative class, the label of the image itself,
+            or the same target twice.
     """
     if isinstance(targets, str):
         check_choice("targets", targets, TARGETS)
@@ -47,7 +48,7 @@ def chosen_targets(targets: Targets, logits: Tensor, labels: Tensor, generators:
     """The target classes of each image, shape (N, T).
 
     Raises:
-        ValueError: if a target is no class of the model.
+        ValueError: if a target is not a class of the model.
 
     Example:
         >>> logits, labels = torch.tensor([[3.0, 1.0, 2.0]]), torch.tensor([0])

@@ -1,8 +1,8 @@
 """Bounds of a network's logits on a ball of images: intervals, and linear functions propagated backwards.
 
 CROWN (Zhang et al. 2018, "Efficient Neural Network Robustness Certification with General Activation Functions",
-https://arxiv.org/abs/1811.00866) on the graph that `torch.export` makes of a model. Sound in floating point: what
-rounding may do, in the bounds and in the model itself, is part of the bounds (`metrics.linear_bounds.rounding`).
+https://arxiv.org/abs/1811.00866) on the graph that `torch.export` makes of a model. The bounds are sound in floating
+point: they include the rounding errors of the bounds and of the model itself (`metrics.linear_bounds.rounding`).
 """
 
 from metrics.linear_bounds.ball import Ball

@@ -1,7 +1,8 @@
-"""Elementwise activations: two lines that an activation stays between on an interval.
+"""Elementwise activations: two lines that bound an activation on an interval, from below and from above.
 
-ReLU and leaky ReLU have theirs in closed form. For smooth functions any slope can be made a bound: the extreme value of
-f(z) - slope * z is looked for on a grid, and what may happen between its points is bounded by the curvature of f.
+For ReLU and leaky ReLU the lines have a closed form. For a smooth function f, any slope gives a bound: its offset is
+the extreme value of f(z) - slope * z on a grid, widened by what the curvature of f allows between the points of the
+grid.
 """
 
 from collections.abc import Callable
@@ -15,11 +16,12 @@ from torch.nn import functional
 from metrics.linear_bounds.interval import Interval
 
 GRID = 48
-"""Points of an interval at which a smooth activation is looked at: the bounds give away 1/20,000 of its width."""
+"""Number of grid steps in an interval on which a smooth activation is evaluated. The grid loosens the bounds by
+curvature * width^2 / 18,432."""
 
 
 JUMP = 4e-9
-"""Softplus is log(1 + exp(z)) up to 20 and z above: it jumps by 2e-9 there."""
+"""PyTorch computes softplus as log(1 + exp(z)) up to 20 and as z above, so it jumps by 2e-9 there."""
 
 
 class Lines(NamedTuple):
@@ -38,9 +40,9 @@ class Activation:
     Attributes:
         name: for messages.
         function: the activation, elementwise.
-        negative_slope: of a ReLU (0) or leaky ReLU; none for a smooth function.
+        negative_slope: slope below 0 of a ReLU (0) or leaky ReLU; None for a smooth function.
         curvature: the largest |second derivative| of a smooth function.
-        turns: where the derivative is 0, if anywhere: between these points the function is monotonic.
+        turns: points where the derivative is 0; the function is monotonic between them.
     """
 
     name: str
@@ -60,7 +62,8 @@ class Activation:
             upper = torch.where(inside, torch.maximum(upper, value), upper)
         if self.negative_slope == 0:
             return Interval(lower, upper)
-        # The function itself is rounded, here and in the model; near a turn it is flat.
+        # The value of the function is rounded, here and in the model. The rounding of a turn does not matter: the
+        # function is flat there.
         slack = (
             16 * torch.finfo(lower.dtype).eps * (torch.maximum(lower.abs(), upper.abs()) + bounds.magnitude()) + JUMP
         )
@@ -84,7 +87,7 @@ class Activation:
         width = torch.where(kinked, upper - lower, 1)
         one, slope = torch.ones_like(lower), torch.full_like(lower, negative_slope)
         straight = torch.where(lower >= 0, one, slope)
-        # The chord; then what the upper line has to be raised by, at both ends, for the slope as it came out.
+        # The upper line has the slope of the chord. Raise it until it bounds both ends, since the slope is rounded.
         chord = torch.where(kinked, (upper - negative_slope * lower) / width, straight)
         raised = torch.maximum((1 - chord) * upper, (negative_slope - chord) * lower)
         raised = raised + 4 * torch.finfo(lower.dtype).eps * bounds.magnitude()
@@ -99,7 +102,7 @@ class Activation:
         values = [self.function(lower), self.function(upper), self.function(middle)]
         chord = torch.where(width > 1e-6, (values[1] - values[0]) / width.clamp_min(1e-6), self._slope(middle))
         slopes = [chord, *(self._slope(lower + share * width) for share in (0.0, 0.25, 0.5, 0.75, 1.0))]
-        # As they will be used: the offsets have to fit the rounded slopes.
+        # Round the slopes first: the offsets have to fit the slopes that are returned.
         slopes = [slope.to(bounds.lower.dtype).double() for slope in slopes]
         highest = [torch.full_like(lower, -torch.inf) for _ in slopes]
         lowest = [torch.full_like(lower, torch.inf) for _ in slopes]

@@ -12,7 +12,7 @@ from metrics.norms import Norm, per_row
 
 @dataclass(frozen=True)
 class Ball:
-    """All images of the box within a distance of each of N images.
+    """For each of N images, all images of the box within a radius.
 
     Attributes:
         images: shape (N, C, H, W), values in [0, 1].
@@ -25,8 +25,8 @@ class Ball:
     norm: Norm
 
     def interval(self) -> Interval:
-        """The smallest and the largest value of every pixel: of the box around an L2 ball."""
-        # Rounding of the sum may not cut off what is on the edge of the ball.
+        """The smallest and the largest value of every pixel; for an L2 ball, this is the box around it."""
+        # Widen the ball a little, so that the rounding of the sum does not cut off its edge.
         epsilon = per_row(self.epsilon, self.images) + torch.finfo(self.images.dtype).eps
         return Interval((self.images - epsilon).clamp_min(0), (self.images + epsilon).clamp_max(1))
 
@@ -35,12 +35,13 @@ class Ball:
         return Ball(self.images[images], self.epsilon[images], self.norm)
 
     def least(self, coefficients: Tensor) -> Tensor:
-        """The smallest value of linear functions of the image, or less, (n, R), in float64.
+        """Lower bounds of linear functions of the image on the ball, shape (n, R), in float64.
 
         Args:
             coefficients: shape (n, R, C, H, W), of R functions for each of the n images of the ball.
         """
-        # All terms are at most |coefficient|: pixels are. The rounding of a product and of a line of pixels.
+        # Pixels are at most 1, so every term is at most |coefficient|. The slack covers the rounding of a product and
+        # of the sum over one row of pixels, see `row_sums`.
         unit = torch.finfo(coefficients.dtype).eps * (coefficients.shape[-1] + 4)
         slack = unit * row_sums(coefficients.abs())
         if self.norm == "linf":
@@ -50,17 +51,19 @@ class Ball:
         return row_sums(coefficients * self.images[:, None]) - self._largest_gain(coefficients) - slack
 
     def _largest_gain(self, coefficients: Tensor) -> Tensor:
-        """How far an L2 perturbation within the box can lower the functions, or more.
+        """An upper bound of how far an L2 perturbation within the box can lower the functions.
 
-        The largest of sum(slope * t) over 0 <= t <= room and |t| <= epsilon is at most, for any multiplier m > 0, the
-        sum of the largest of slope * t - m t^2 / 2 over each t, plus m epsilon^2 / 2 (Lagrange). Two multipliers are
-        tried: |slope| / epsilon of all values that have room, and of those alone that the first leaves within theirs.
+        This is the maximum of sum(slope * t) over 0 <= t <= room and |t| <= epsilon. For any multiplier m > 0 it is at
+        most m epsilon^2 / 2 plus the sum of the maxima of slope * t - m t^2 / 2 over each t (Lagrange). Two multipliers
+        are tried. The first is |slope| / epsilon over all values that have room. Its bound, with the limits of the room
+        ignored, is |slope| * epsilon. The second is the same over the values that the first leaves within their room,
+        with what the others leave of epsilon.
         """
         images = self.images[:, None]
         epsilon = self.epsilon.double()[:, None] * (1 + 1e-6) + 1e-9
         room = torch.where(coefficients > 0, images, 1 - images)
         slopes = torch.where(room > 0, coefficients.abs(), 0)
-        # Squares of slopes below 1e-19 would vanish in float32, and with them what they can do.
+        # Scale the slopes: squares of slopes below 1e-19 would vanish in float32, and their gain with them.
         steepest = slopes.flatten(2).amax(dim=2).clamp_min(torch.finfo(slopes.dtype).tiny)
         slopes = slopes / steepest[..., None, None, None]
         lengths = row_sums(slopes.square()).sqrt()
@@ -73,5 +76,6 @@ class Ball:
         step = torch.minimum(room, slopes / scale)
         halved = scale.view(multiplier.shape).double() * epsilon.square() / 2
         gain = torch.minimum(lengths * epsilon, row_sums((slopes - scale / 2 * step) * step) + halved)
-        # The rounding of sums of terms that are not negative is relative; the caller's slack is that of the terms.
+        # No term is negative, so the rounding error of their sums is relative. The caller's slack covers the rounding
+        # of the terms.
         return gain * steepest.double() * (1 + 1e-5)

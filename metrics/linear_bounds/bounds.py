@@ -18,15 +18,16 @@ from metrics.linear_bounds.rounding import channel_maxima, gamma, weighted_norms
 
 @dataclass(frozen=True)
 class Bounds:
-    """What is known of a program on a ball around each of N images.
+    """Bounds of a program on a ball around each of N images.
 
     Attributes:
         program: the network.
-        ball: the images that may be chosen.
-        intervals: of the result of each node.
-        relaxations: of each node but the first.
-        cost: multiplications that propagating rows of coefficients took for each image, shape (N,).
-        exhausted: where `cost` would have exceeded the budget, shape (N,): intervals of later layers are loose.
+        ball: the images that the bounds hold for.
+        intervals: the interval of the result of each node.
+        relaxations: the relaxation of each node except the first.
+        cost: multiplications spent on propagating rows of coefficients, for each image, shape (N,).
+        exhausted: where `cost` would have exceeded the budget, shape (N,); there, the intervals of later layers are not
+            tightened.
     """
 
     program: Program
@@ -37,12 +38,12 @@ class Bounds:
     exhausted: Tensor
 
     def least(self, node: int, coefficients: Tensor, images: Tensor) -> Tensor:
-        """A lower bound of linear functions of a node's result, (n, R), in float64.
+        """Lower bounds of linear functions of a node's result, shape (n, R), in float64.
 
         Args:
-            node: its number.
+            node: the number of the node.
             coefficients: shape (n, R, *shape).
-            images: which of the N images the n are.
+            images: indices of the n images among the N, shape (n,).
         """
         return _least(self, {node: coefficients}, None, images)
 
@@ -58,11 +59,12 @@ def bounds_of(
 ) -> Bounds:
     """Bounds of every layer on a ball.
 
-    The operand of every activation gets the tighter of its interval and of its linear bounds, where that can matter.
+    The operand of every activation gets the tighter of its interval and its linear bounds, where that can make a
+    difference.
 
     Args:
         program: the network.
-        ball: the images that may be chosen.
+        ball: the images that the bounds hold for.
         known: intervals of each node on larger balls around the same images.
         rows_at_once: how many rows of coefficients are propagated at once.
         budget: the most that `Bounds.cost` of an image may be, shape (N,); unlimited by default.
@@ -94,9 +96,10 @@ def bounds_of(
 
 
 def _exactly_bounded(program: Program) -> set[int]:
-    """The nodes whose bounds are exact by themselves: affine operations on pixels that were only moved and rescaled.
+    """The nodes whose intervals are exact without linear bounds.
 
-    And what only moves and rescales their results.
+    These are affine operations on pixels that were only moved or rescaled, and operations that only move or rescale
+    their results.
     """
     simple: set[int] = {0}
     exact: set[int] = set()
@@ -114,7 +117,7 @@ def _exactly_bounded(program: Program) -> set[int]:
 
 
 def _bounded_anew(program: Program, exact: set[int]) -> dict[int, list[int]]:
-    """The nodes whose intervals linear bounds can tighten, with the activations that use them."""
+    """The nodes whose intervals linear bounds can tighten, each with the activations and max poolings that use it."""
     users: dict[int, list[int]] = {}
     for number, node in enumerate(program.nodes):
         if isinstance(node.operation, Activation | MaxPool) and node.inputs[0] not in exact | {0}:
@@ -130,7 +133,7 @@ def _undecided(program: Program, user: int, interval: Interval) -> Tensor:
 
 
 def _tighten(bounds: Bounds, number: int, undecided: Tensor, each: int, rows_at_once: int, budget: Tensor) -> None:
-    """Tighten the interval of a node where it is undecided, for all images whose budget lasts."""
+    """Tighten the interval of a node where it is undecided, for all images whose budget allows it."""
     wanted = 2.0 * undecided.sum(dim=1) * each
     affordable = ~bounds.exhausted & (bounds.cost + wanted <= budget)
     bounds.exhausted.logical_or_(~affordable)
@@ -149,15 +152,15 @@ def _tighten(bounds: Bounds, number: int, undecided: Tensor, each: int, rows_at_
 
 
 def _rounded(values: Tensor, dtype: torch.dtype, *, down: bool) -> Tensor:
-    """To a coarser type, outwards."""
+    """Convert to a coarser type, rounding outwards."""
     limit = torch.full((), -torch.inf if down else torch.inf, dtype=dtype, device=values.device)
     return torch.nextafter(values.to(dtype), limit)
 
 
 def _waves(chosen: Tensor, rows_at_once: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Rectangles (images (n,), positions (n, R)) that together hold every chosen position, (N, size), of every image.
+    """Yield batches of images (n,) and positions (n, R) that together cover all `chosen` positions, shape (N, size).
 
-    Images with fewer positions than others leave; what is missing to a rectangle repeats the last position.
+    Images with fewer positions than others drop out earlier. A row that is too short repeats its last position.
     """
     lists = [one.nonzero().flatten() for one in chosen]
     begun = [0] * len(lists)
@@ -176,7 +179,7 @@ def _waves(chosen: Tensor, rows_at_once: int) -> Iterator[tuple[Tensor, Tensor]]
 
 
 def _least_of_values(bounds: Bounds, number: int, positions: Tensor, signs: Tensor, images: Tensor) -> Tensor:
-    """A lower bound of some values of a node times a sign each: positions and signs of shape (n, R)."""
+    """Lower bounds of some values of a node, each times its sign. Positions and signs have the shape (n, R)."""
     node, relaxation = bounds.program.nodes[number], bounds.relaxations[number - 1]
     if isinstance(relaxation, RelaxedAffine):
         coefficients, constant = relaxation.rows(positions, signs, images)
@@ -186,7 +189,7 @@ def _least_of_values(bounds: Bounds, number: int, positions: Tensor, signs: Tens
 
 
 def _least(bounds: Bounds, coefficients: dict[int, Tensor], constant: Tensor | None, images: Tensor) -> Tensor:
-    """Propagate coefficients of some nodes back to the image, and find the least value on the ball."""
+    """Propagate coefficients of some nodes back to the image, and bound the result on the ball from below."""
     total = 0 if constant is None else constant
     for number in range(max(coefficients), 0, -1):
         if number not in coefficients:
@@ -204,12 +207,12 @@ def _least(bounds: Bounds, coefficients: dict[int, Tensor], constant: Tensor | N
 
 
 def least_margins(bounds: Bounds, labels: Tensor, *, linear: bool = True) -> Tensor:
-    """Lower bounds of logit[label] - logit[target] on the ball for all other classes, (N, K - 1), in float64.
+    """Lower bounds of logit[label] - logit[target] on the ball for all other classes, shape (N, K - 1), in float64.
 
     Args:
-        bounds: of the network.
+        bounds: bounds of the network.
         labels: shape (N,).
-        linear: whether to propagate linear functions, or to take the difference of the logits' intervals.
+        linear: whether to propagate linear functions and take the better bound, or use the logits' intervals only.
     """
     output = bounds.program.output
     lower, upper = bounds.intervals[output]

@@ -1,7 +1,7 @@
-"""From a model to a program: `torch.export` reads the graph, and a table says what each of its operations is.
+"""Converts a model to a program: `torch.export` reads the graph, and a table translates each of its operations.
 
-What is not in the table is refused, and so is what mixes the images of a batch. The caller compares the program's
-logits with the model's own.
+Raises `Unsupported` for operations that are not in the table, and for those that mix the images of a batch. The caller
+compares the program's logits with the model's own.
 """
 
 import warnings
@@ -16,17 +16,17 @@ from metrics.passes import Model
 
 
 def program_of(model: Model, image: Tensor) -> Program:
-    """The program of a model.
+    """Convert a model to a program.
 
     Args:
         model: a callable from images to logits, in evaluation mode.
-        image: shape (C, H, W): an example, for shape, dtype and device.
+        image: an example with the shape (C, H, W), dtype and device of all images.
 
     Raises:
-        Unsupported: if the graph cannot be read, or has an operation that there are no bounds for.
+        Unsupported: if the graph cannot be read, or contains an operation that there are no bounds for.
     """
     example = image.detach().clone().expand(BATCH, *image.shape).contiguous()
-    # A module in evaluation mode is exported as it is: a program of torch.export knows no eval().
+    # Do not call eval() on a module, which is in evaluation mode already: one from torch.export does not support it.
     network = model if isinstance(model, nn.Module) else _Called(model).eval()
     try:
         with warnings.catch_warnings():

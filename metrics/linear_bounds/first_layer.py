@@ -1,7 +1,7 @@
-"""The values of the first layers on an L2 ball, in closed form: no interval of pixels knows that the ball is round.
+"""Intervals of the first layers on an L2 ball, in closed form. Intervals of pixels alone bound the box around the ball.
 
-Before the first activation, a network moves, rescales and then sums pixels. A sum falls by at most epsilon times the
-length of its slopes, counting the pixels that have room to move that way within the box.
+Before the first activation, a network moves, rescales and then sums pixels. A sum can fall by at most epsilon times the
+L2 norm of its slopes. Only pixels that have room in the box to move in the right direction count.
 """
 
 from typing import NamedTuple
@@ -16,9 +16,10 @@ from metrics.linear_bounds.relaxations import rounding_of
 
 
 class Slopes(NamedTuple):
-    """Of each value of a layer at the image: itself, and the squared length of its slopes downwards and upwards.
+    """Each value of a layer at the image, and the squared L2 norms of the slopes along which it can fall and rise.
 
-    The squares are in float64, where they do not vanish; `slack` is what rounding has done to the value so far.
+    The squares are in float64, because small ones underflow in float32. `slack` bounds the rounding error of the value
+    so far.
     """
 
     value: Tensor
@@ -32,7 +33,7 @@ class Slopes(NamedTuple):
         return cls(images, (images > 0).double(), (images < 1).double(), torch.zeros_like(images))
 
     def through(self, operation: Affine, operand: Interval) -> "Slopes":
-        """After an operation on values within an interval, none of whose sums has the same pixel twice."""
+        """The slopes after an operation whose operand is in an interval. No sum may contain the same pixel twice."""
 
         def squares(along: Tensor, against: Tensor) -> Tensor:
             if not operation.fan_in:
@@ -49,9 +50,9 @@ class Slopes(NamedTuple):
         )
 
     def interval(self, ball: Ball) -> Interval:
-        """What the values can be on the ball."""
+        """The interval of the values on the ball."""
         epsilon = ball.epsilon.double().view(-1, *[1] * (self.value.dim() - 1)) * (1 + 1e-6) + 1e-9
-        # Less than the smallest square that float64 holds does not vanish either.
+        # The 1e-300 covers squares that underflow even in float64.
         fall, rise = (
             (epsilon * (squares + 1e-300).sqrt() * (1 + 1e-6)).to(self.value.dtype)
             for squares in (self.falling, self.rising)

@@ -17,7 +17,7 @@ class Interval(NamedTuple):
         return torch.maximum(self.lower.abs(), self.upper.abs())
 
     def intersect(self, other: "Interval") -> "Interval":
-        """What is in both. Rounding may leave nothing of two that touch: then the middle of what is missing."""
+        """The intersection. If rounding leaves a gap between two intervals that touch, the result is the gap."""
         lower, upper = torch.maximum(self.lower, other.lower), torch.minimum(self.upper, other.upper)
         return Interval(torch.minimum(lower, upper), torch.maximum(lower, upper))
 

@@ -24,16 +24,16 @@ def unchanged(weights: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Affine(ABC):
-    """An operation W x + b of one tensor.
+    """An operation W x + b on one tensor.
 
     Attributes:
         name: for messages.
-        shape_in: of its operand, without the batch.
-        shape_out: of its result.
-        bias: shape `shape_out`, or one that is broadcast to it; none for a linear operation.
-        bias_magnitude: the sum of the absolute values of what the bias is made of.
-        fan_in: the most products that are summed in a value of the result; 0 if values are only moved.
-        fan_out: the most products that are summed in a value of the transposed operation.
+        shape_in: shape of the operand, without the batch.
+        shape_out: shape of the result, without the batch.
+        bias: shape `shape_out`, or one that is broadcast to it; None for a linear operation.
+        bias_magnitude: the sum of the absolute values of the terms of the bias.
+        fan_in: the largest number of products in the sum for one value of the result; 0 if values are only moved.
+        fan_out: the same for the transposed operation.
     """
 
     name: str
@@ -46,9 +46,9 @@ class Affine(ABC):
 
     @abstractmethod
     def linear(self, batch: Tensor, weights: Function = unchanged) -> Tensor:
-        """W x for a batch of operands, with a function of each weight in its place: |W| x, for example.
+        """W x for a batch of operands, with the function `weights` applied to W first: |W| x, for example.
 
-        Weights of 1 are not asked for theirs: values that are only moved stay what they are.
+        `Rearranged` ignores `weights`: it has no tensor of weights, and none of its weights is negative.
         """
 
     @abstractmethod
@@ -56,7 +56,7 @@ class Affine(ABC):
         """W^T a for a batch of coefficients, of shape (B, *shape_out)."""
 
     def rows(self, positions: Tensor, signs: Tensor) -> Tensor:
-        """Rows of W with a sign each: the coefficients of some values of the result, (B, *shape_in)."""
+        """Rows of W, each times its sign: the coefficients of some values of the result, shape (B, *shape_in)."""
         return self.transposed(one_hot(positions, signs, self.shape_out))
 
     def apply(self, batch: Tensor) -> Tensor:
@@ -138,7 +138,7 @@ class Convolution(Affine):
         )
 
     def rows(self, positions: Tensor, signs: Tensor) -> Tensor:
-        """Filters, put where they are applied: a hundred times cheaper than to convolve something that is nearly 0."""
+        """Place the filters where they apply: a hundred times cheaper than a transposed convolution of one-hots."""
         if self.groups > 1:
             return super().rows(positions, signs)
         channels, high, wide = self.weight.shape[1:]
@@ -180,12 +180,12 @@ class Scale(Affine):
 
 @dataclass(frozen=True, eq=False)
 class Rearranged(Affine):
-    """Values moved or averaged by a function of torch: views, slices, padding with 0, means, average pooling."""
+    """A torch function that only moves, sums or averages values: views, slices, padding, means, average pooling."""
 
     function: Function = field(kw_only=True)
 
     def linear(self, batch: Tensor, weights: Function = unchanged) -> Tensor:  # noqa: ARG002  # there is no tensor of weights
-        """The function."""
+        """Apply the function."""
         return self.function(batch)
 
     def transposed(self, batch: Tensor) -> Tensor:
@@ -200,14 +200,14 @@ MAX_FOLDED_WEIGHT = 1e12
 
 
 def folded(first: Affine, second: Scale) -> Affine | None:
-    """The convolution or linear layer that does both, in float64 and rounded once; none if it is not one."""
+    """Fold a scale into the convolution or linear layer before it, in float64 and rounded once; None if impossible."""
     if not isinstance(first, Linear | Convolution) or (isinstance(first, Linear) and len(first.shape_in) > 1):
         return None
     per_channel = second.scale.expand(second.shape_out).flatten(1) if len(second.shape_out) > 1 else None
     if per_channel is not None and not (per_channel == per_channel[:, :1]).all():
         return None
     scale = (second.scale.expand(second.shape_out) if per_channel is None else per_channel[:, 0]).double()
-    # The model computes the product before the scale: it must not overflow where the whole does not.
+    # The model computes the product before it scales. That product must not overflow where the folded one does not.
     if first.weight.abs().amax() > MAX_FOLDED_WEIGHT or scale.abs().amin() < 1 / MAX_FOLDED_WEIGHT:
         return None
     weight = (first.weight.double() * scale.view(-1, *[1] * (first.weight.dim() - 1))).to(first.weight.dtype)

@@ -29,7 +29,7 @@ class Concatenation:
     name: str = "cat"
 
     def apply(self, *operands: Tensor) -> Tensor:
-        """The whole."""
+        """The concatenation."""
         return torch.cat(operands, dim=self.dim + 1)
 
 
@@ -69,9 +69,9 @@ class Node:
     """One operation.
 
     Attributes:
-        operation: what it does; none for the image itself.
-        inputs: the numbers of the nodes that it takes.
-        shape: of its result, without the batch.
+        operation: the operation; None for the image itself.
+        inputs: numbers of the nodes whose results it takes.
+        shape: shape of its result, without the batch.
     """
 
     operation: Operation | None
@@ -92,7 +92,7 @@ class Program:
     output: int
 
     def apply(self, images: Tensor) -> Tensor:
-        """The logits, by the operations of the program: for comparison with the model's own."""
+        """Compute the logits with the operations of the program, for comparison with the model's own."""
         values: list[Tensor] = [images]
         for node in self.nodes[1:]:
             operands = [values[number] for number in node.inputs]
@@ -104,7 +104,7 @@ class Program:
         return values[self.output]
 
     def costs(self) -> list[int]:
-        """Multiplications that it takes to get to each node from the image."""
+        """Number of multiplications from the image to each node."""
         own = [_products(node) for node in self.nodes]
         before: list[frozenset[int]] = []
         for number, node in enumerate(self.nodes):

@@ -1,4 +1,4 @@
-"""Reads the graph of a model: what does not depend on the image is computed, all else is looked up in a table."""
+"""Reads the graph of a model: computes what does not depend on the image, and looks everything else up in a table."""
 
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,19 +11,19 @@ from metrics.linear_bounds.operations import Shape
 from metrics.linear_bounds.program import Node, Operation, Program
 
 BATCH = 2
-"""The graph is read with two images: a first dimension of another size shows that images are mixed."""
+"""The model is exported with a batch of two images. A first dimension of another size shows that images are mixed."""
 
 
-class Unsupported(Exception):  # noqa: N818  # it says what the model is, not that something went wrong
-    """There are no bounds for this model, and why."""
+class Unsupported(Exception):  # noqa: N818  # a property of the model, not an error
+    """Raised if there are no bounds for a model; the message gives the reason."""
 
 
 class Symbol(int):
-    """The number of a node, as the value of something that depends on the image."""
+    """The number of a node: it stands for a value that depends on the image."""
 
 
 class Reader:
-    """Reads a graph node by node: what does not depend on the image is computed, all else becomes an operation."""
+    """Reads a graph node by node: computes what does not depend on the image, and translates the rest to operations."""
 
     def __init__(
         self, exported: torch.export.ExportedProgram, image: Tensor, table: Mapping[str, Callable[..., Symbol]]
@@ -47,7 +47,7 @@ class Reader:
             if node.op == "placeholder":
                 given = node.name in signature.user_inputs
                 self.values[node.name] = Symbol(0) if given else constants[targets[node.name]].detach()
-            elif node.op == "call_function" and node.users:  # without users, an assertion
+            elif node.op == "call_function" and node.users:  # a node without users is an assertion
                 self.values[node.name] = self._value(node)
             elif node.op == "get_attr":
                 self.values[node.name] = getattr(self.exported.graph_module, node.target)
@@ -61,7 +61,7 @@ class Reader:
         arguments = [self._resolved(argument) for argument in node.args]
         keywords = {name: self._resolved(argument) for name, argument in node.kwargs.items()}
         if not any(isinstance(value, Symbol) for value in _flat([arguments, list(keywords.values())])):
-            return node.target(*arguments, **keywords)  # type: ignore[operator]  # a function, in such a node
+            return node.target(*arguments, **keywords)  # type: ignore[operator]  # the target of a call_function node
         if node.target is operator.getitem:
             # Of an operation with several results, only the first is known to the table.
             if arguments[1] != 0:
@@ -86,7 +86,7 @@ class Reader:
         return argument
 
     def add(self, operation: Operation, *inputs: int, shape: Shape) -> Symbol:
-        """A new node."""
+        """Add a node and return its symbol."""
         self.nodes.append(Node(operation, tuple(int(number) for number in inputs), shape))
         return Symbol(len(self.nodes) - 1)
 
@@ -95,11 +95,11 @@ class Reader:
         return self.nodes[symbol].shape
 
     def constant(self, value: Any) -> Tensor:
-        """A constant operand as a tensor without a batch, in the type of the images."""
+        """Convert a constant operand to a tensor with the dtype and device of the images."""
         return torch.as_tensor(value, device=self.like.device, dtype=self.like.dtype)
 
     def spread(self, value: Any, shape: Shape) -> Tensor:
-        """A constant operand of an elementwise operation, without the dimension of the batch.
+        """Expand a constant operand of an elementwise operation to `shape`, without the batch dimension.
 
         Raises:
             Unsupported: if it differs between the images of a batch.

@@ -1,7 +1,8 @@
-"""Each operation on a ball: its interval, and how linear functions of its result become functions of its operands.
+"""Intervals and relaxations of the operations on a ball.
 
-A relaxation turns coefficients of a result, shape (n, R, *shape), into coefficients of the operands and a constant,
-shape (n, R), so that coefficients . result >= sum of coefficients . operand + constant, rounding included.
+A relaxation turns a linear function of a result into a lower bound that is linear in the operands. It takes
+coefficients of the result, shape (n, R, *shape), and returns coefficients of the operands and a constant, shape (n, R).
+Rounding included, coefficients . result >= sum of coefficients . operand + constant.
 """
 
 import math
@@ -26,7 +27,7 @@ class Relaxation(Protocol):
     """An operation on a ball around each of N images."""
 
     def backward(self, coefficients: Tensor, images: Tensor) -> tuple[list[Tensor], Constant]:
-        """Coefficients of the operands and a constant, for n of the N images and R rows each."""
+        """Turn coefficients of the result into those of the operands and a constant, for n images and R rows each."""
 
 
 def interval_of(operation: Operation, operands: Sequence[Interval]) -> Interval:
@@ -68,7 +69,7 @@ def _affine_interval(operation: Affine, operand: Interval) -> Interval:
 
 
 def rounding_of(operation: Affine, operand: Interval) -> Tensor:
-    """The model's own rounding, that of the middle of an interval and that of its width."""
+    """An upper bound of three rounding errors: of the model, of the middle of the interval, and of its width."""
     return 3 * gamma(operation.fan_in, operand.lower.dtype) * operation.absolute(operand.magnitude())
 
 
@@ -104,13 +105,13 @@ class RelaxedAffine:
         return [operands], self.constant(coefficients, images)
 
     def constant(self, coefficients: Tensor, images: Tensor) -> Constant:
-        """What the bias adds, less what rounding may take away: here, in the model, and in the next coefficients."""
+        """The bias term, minus the rounding errors here, in the model, and in the coefficients of the operand."""
         operation, constant = self.operation, None
         if operation.bias is not None:
             constant = row_sums(coefficients * operation.bias)
         if self.magnitudes is not None:
             unit = coefficients.dtype
-            # A line of the bias' products is summed in this type, see row_sums.
+            # `row_sums` sums the last dimension of the products with the bias in this type.
             roundings = (
                 gamma(operation.fan_in, unit)
                 + gamma(operation.fan_out, unit)
@@ -121,7 +122,7 @@ class RelaxedAffine:
         return constant
 
     def rows(self, positions: Tensor, signs: Tensor, images: Tensor) -> tuple[Tensor, Constant]:
-        """Coefficients of the operand for some values of the result, times a sign: (n, R) positions."""
+        """Coefficients of the operand for some values of the result, each times its sign; positions are (n, R)."""
         operation = self.operation
         operands = operation.rows(positions.flatten(), signs.flatten()).unflatten(0, positions.shape)
         constant = (
@@ -162,7 +163,7 @@ class RelaxedActivation:
 
 @dataclass(frozen=True, eq=False)
 class RelaxedTotal:
-    """A sum of several operands. `magnitudes`: (N, C), of the sum of their absolute values."""
+    """A sum of several operands. `magnitudes`: largest sum of their absolute values in each channel, (N, C)."""
 
     operation: Total
     magnitudes: Tensor
@@ -189,17 +190,17 @@ class RelaxedConcatenation:
 
 @dataclass(frozen=True, eq=False)
 class RelaxedMaxPool:
-    """The largest of a window is at least the value with the largest lower bound, and at most the largest upper bound.
+    """The maximum of a window is at least the value with the largest lower bound, and at most the largest upper bound.
 
-    Where one value is larger than all others of its window whatever the image, it is the result.
+    If one value is the largest of its window for every image of the ball, it is the result.
 
     Attributes:
-        best: where in its channel the value with the largest lower bound is, (N, *shape).
-        decided: 1 where it is the result, 0 elsewhere.
+        best: position in its channel of the value with the largest lower bound, (N, *shape).
+        decided: 1 where this value is the result for every image of the ball, 0 elsewhere.
         upper: the largest upper bound.
         magnitudes: the largest absolute value of each channel of the operand, (N, C).
-        shape_in: of the operand.
-        windows: the most that a value of the operand can be in.
+        shape_in: shape of the operand.
+        windows: the largest number of windows that contain the same value of the operand.
     """
 
     best: Tensor
@@ -222,11 +223,11 @@ class RelaxedMaxPool:
 
 
 def relaxed_max_pool(operation: MaxPool, operand: Interval) -> RelaxedMaxPool:
-    """The relaxation of a pooling of values within intervals."""
+    """The relaxation of a max pooling, given the interval of its operand."""
     lower, best = operation.with_indices(operand.lower)
     upper = operation.apply(operand.upper)
-    # The largest upper bound of the others of the window: with the best one taken out. A value may be the best of one
-    # window and not of its neighbour, so windows are laid out side by side.
+    # The largest upper bound in the window, without the best value. A value may be the best of one window but not of an
+    # overlapping one, so the windows are copied out one by one.
     windows, positions = _windows(operation, operand.upper)
     others = windows.masked_fill(positions == best[:, :, None], -torch.inf).amax(dim=2)
     decided = (lower >= others).to(lower.dtype)

@@ -1,24 +1,25 @@
-"""What rounding may do to a bound, and to the network itself.
+"""Upper bounds of rounding errors, in the bounds and in the network itself.
 
-The model computes in floating point, and so do the bounds. Both are accounted for in the same way: every operation's
-result is what it would be in real numbers plus an error of at most `gamma(n)` times the sum of the absolute values of
-its terms, for n operations one after the other in any order (Higham 2002, "Accuracy and Stability of Numerical
-Algorithms", section 3.1). The errors of the model are treated as a perturbation of each layer, and those of the bounds
-are subtracted from them; the sums of absolute values come from the intervals of the layer. So a certificate holds for
-the network as it is computed in the precision of the images, not only for the network in real numbers. That excludes
-arithmetic which is coarser than its type says: TF32, and convolutions by Winograd's algorithm or by Fourier transforms.
-Underflow is left out, but where squares are taken: what it loses is below 1e-38 in float32.
+The model computes in floating point, and so do the bounds. Both are treated in the same way. The result of an operation
+is that in real numbers plus an error. For a sequence of n operations, in any order, the error is at most `gamma(n)`
+times the sum of the absolute values of the terms (Higham 2002, "Accuracy and Stability of Numerical Algorithms",
+section 3.1). The errors of the model are a perturbation of each layer. The errors of the bounds are subtracted from the
+bounds. The sums of absolute values come from the intervals of the layer.
+
+So a certificate holds for the network as it is computed in the precision of the images, not only in real numbers. It
+does not hold for arithmetic that is less precise than its type: TF32, and convolutions by Winograd's algorithm or by
+Fourier transforms. Underflow is ignored, except where squares are taken: it loses less than 1e-38 in float32.
 """
 
 import torch
 from torch import Tensor
 
 EXTRA = 4
-"""Operations beside those of a sum: halving an interval, a product by a slope, the last addition."""
+"""Roundings in addition to those of a sum: halving an interval, a product with a slope, the last addition."""
 
 
 def gamma(count: int, dtype: torch.dtype) -> float:
-    """The largest relative error of a sum of products with `count` roundings, and some to spare.
+    """An upper bound of the relative error of a sum of products with `count` roundings, slightly enlarged; 0 for none.
 
     Example:
         >>> gamma(100, torch.float32) / torch.finfo(torch.float32).eps
@@ -29,9 +30,10 @@ def gamma(count: int, dtype: torch.dtype) -> float:
 
 
 def row_sums(products: Tensor) -> Tensor:
-    """The sum of all but the first two dimensions, in float64: (n, R, *shape) to (n, R).
+    """Sum over all but the first two dimensions, in float64: (n, R, *shape) to (n, R).
 
-    The last dimension of an image is summed as it is, which takes a fifth of the time, and is short.
+    The last dimension of an image is summed in the type of `products`. This takes a fifth of the time, and loses
+    little, because the dimension is short.
     """
     if products.dim() > 3:
         products = products.sum(dim=-1)
@@ -43,7 +45,7 @@ def weighted_norms(coefficients: Tensor, magnitudes: Tensor) -> Tensor:
 
     Args:
         coefficients: shape (n, R, C, ...).
-        magnitudes: 0 or more, shape (n, C): the largest one of a channel stands for all of it.
+        magnitudes: the largest magnitude in each channel, 0 or more, shape (n, C).
     """
     norms = coefficients.abs()
     if norms.dim() > 3:  # faster than a vector norm

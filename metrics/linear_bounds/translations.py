@@ -1,7 +1,7 @@
-"""What the operations of torch are: affine operations, activations, sums, poolings.
+"""Translates the operations of torch to affine operations, activations, sums and poolings.
 
-Each function takes the reader, the name of the operation, the shape of its result and its arguments, adds nodes, and
-returns the last one. Whatever it cannot say it refuses.
+Each function takes the reader, the name of the operation, the shape of its result and its arguments. It adds nodes and
+returns the last one. It raises `Unsupported` for arguments that it cannot translate.
 """
 
 import math
@@ -69,7 +69,8 @@ def _convolution(
     mixed = weight.flatten(1) - torch.diag(weight.flatten(1).diagonal()) if len(weight) == weight[0].numel() else weight
     in_place = kernel == 1 and _pair(stride) == (1, 1) and _pair(padding) == (0, 0)
     if in_place and groups == 1 and reader.shape(x) == shape and not mixed.any():
-        # A normalisation, as some write it: as such it leaves the next layer the first one.
+        # Some models normalise by a diagonal 1x1 convolution. As a `Scale`, it does not count as the first layer, so
+        # the bounds of the next layer can still be exact.
         scale = reader.constant(weight.flatten(1).diagonal()).view(-1, 1, 1).expand(shape)
         return _scaled(reader, name, x, scale, bias)
     operation = Convolution(
@@ -130,7 +131,7 @@ def _add(reader: Reader, name: str, shape: Shape, x: Any, y: Any, *, alpha: floa
         return reader.add(Total((1, sign)), x, y, shape=shape)
     symbol, constant, of_symbol, of_constant = (x, y, 1, sign) if isinstance(x, Symbol) else (y, x, sign, 1)
     if reader.shape(symbol) != shape:
-        raise Unsupported("a sum that repeats values")
+        raise Unsupported("a sum that broadcasts a value that depends on the image")
     ones = torch.full(shape, float(of_symbol), dtype=reader.like.dtype, device=reader.like.device)
     return _scaled(reader, name, symbol, ones, of_constant * reader.spread(constant, shape))
 
@@ -142,7 +143,7 @@ def _multiply(reader: Reader, name: str, shape: Shape, x: Any, y: Any) -> Symbol
         raise Unsupported("a product of two things that depend on the image")
     symbol, constant = (x, y) if isinstance(x, Symbol) else (y, x)
     if reader.shape(symbol) != shape:
-        raise Unsupported("a product that repeats values")
+        raise Unsupported("a product that broadcasts a value that depends on the image")
     factor = reader.spread(constant, shape)
     return _scaled(reader, name, symbol, 1 / factor if name == "div" else factor)
 
@@ -170,7 +171,7 @@ def _leaky_relu(reader: Reader, name: str, shape: Shape, x: Symbol, slope: float
 
 
 def _clamp(reader: Reader, name: str, shape: Shape, x: Symbol, low: Any = None, high: Any = None) -> Symbol:
-    """Low + relu(x - low) - relu(x - high); of what is given."""
+    """Low + relu(x - low) - relu(x - high). With one bound only: low + relu(x - low), or x - relu(x - high)."""
     if name == "hardtanh":
         low, high = (-1.0 if low is None else low), (1.0 if high is None else high)
     if low is not None and high is not None and low > high:
@@ -195,7 +196,7 @@ def _max_pool(
     stride: Any = (),
     padding: Any = 0,
     dilation: Any = 1,
-    ceil_mode: bool = False,  # noqa: FBT001, FBT002  # as torch hands it over
+    ceil_mode: bool = False,  # noqa: FBT001, FBT002  # the signature of torch
 ) -> Symbol:
     operation = MaxPool(
         _pair(kernel), _pair(stride) if stride else _pair(kernel), _pair(padding), _pair(dilation), ceil_mode, name
@@ -212,7 +213,7 @@ def _rearranged(
     summed: int = 0,
     of: int = 1,
 ) -> Symbol:
-    """An operation of torch on each image by itself, which is tried on random ones."""
+    """Add an operation of torch that acts on each image separately, after checking that on random images."""
     probe = torch.rand(3, *reader.shape(x), generator=torch.Generator().manual_seed(0)).to(reader.like)
     whole, apart = function(probe), torch.cat([function(one) for one in probe.split(1)])
     same = torch.allclose if summed else torch.equal
@@ -356,4 +357,5 @@ TABLE: dict[str, Callable[..., Symbol]] = {
     "_to_copy": _same,
     "to": _same,
 }
-"""What the operations of torch are, by name. `expand` and products of activations are not here."""
+"""The function that translates each operation of torch, by name. There is none for `expand`, and `mul` of two
+activations is not supported."""

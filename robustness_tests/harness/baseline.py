@@ -1,4 +1,4 @@
-"""The last release: what its results.json says of the same images. Imports no torch."""
+"""The last release, read from its results.json. Imports no torch."""
 
 import json
 import math
@@ -11,7 +11,10 @@ from typing import Any
 from robustness_tests.subjects.catalog import closest
 
 SCHEMA = 3
-"""Of results.json, see docs/results.md. Raised when a field is removed or changes its meaning, not for a new one."""
+"""Version of the results.json format, see docs/results.md.
+
+Increase it when a field is removed or changes its meaning, but not for a new field.
+"""
 
 ImageKey = tuple[str, int]
 """Norm and dataset index."""
@@ -22,20 +25,20 @@ class Baseline:
     """The candidate of an earlier run.
 
     Attributes:
-        file: where it was read, as on the command line.
+        file: path of the file, as on the command line.
         model: name of the candidate of that run.
         against: name of its reference.
-        verdict: of that run.
-        finished: when it ended.
-        commit: of the folder that it was called in.
+        verdict: verdict of that run.
+        finished: when the run ended.
+        commit: git commit of the folder that pytest was called in.
         dataset: name of its dataset.
-        effort: the budget of each image.
-        seed: of everything that is random.
-        image_digests: of its images, in order; none for the bundled dataset.
+        effort: the budget for each image.
+        seed: seed of everything that is random.
+        image_digests: digests of its images, in order; none for bundled datasets.
         clever_radius: radius of CLEVER's ball for each norm.
-        images: what was measured of each image, by norm and dataset index: rows of `images` in results.json.
-        properties: rows about the candidate: rows of `properties` in results.json.
-        records: what tests about it have measured, and not about single images.
+        images: measurements of each image, by norm and dataset index: the candidate's rows of `images` in results.json.
+        properties: the candidate's rows of `properties` in results.json.
+        records: records of tests about the candidate, without those of single images.
     """
 
     file: str
@@ -94,11 +97,11 @@ class Baseline:
     def value(
         self, property_name: str, norm: str | None, epsilon: str | None, *, images: int | None, reference: str | None
     ) -> float | None:
-        """The value in the row of this property, if it is about as many images, and the same reference."""
+        """The value of this property, from the row with as many images and, in a comparison, the same reference."""
         wanted = (property_name, norm, _number(epsilon), images, reference)
         for row in self.properties:
             found = (row["property_name"], row["norm"], _number(row["epsilon"]), row["images"], row["reference"])
-            # What is compared with a model is about the images that it has right, too.
+            # A comparison (a row with a p-value) may use only the images that the reference has right, too.
             if found == wanted or (row["p_value"] is None and found[:4] == wanted[:4]):
                 return None if row["value"] is None else float(row["value"])
         return None

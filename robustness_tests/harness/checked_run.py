@@ -1,6 +1,6 @@
-"""From the options of a run to a checked `Run`: what is wrong is one line, before anything is measured.
+"""Turns the options into a checked `Run`. An error is one line, reported before anything is measured.
 
-Imports no torch: a process of its own looks at models and data.
+Imports no torch: a separate process checks models and data.
 """
 
 import contextlib
@@ -47,8 +47,8 @@ def run_from(config: pytest.Config) -> Run:
     """The run that the options ask for.
 
     Raises:
-        pytest.UsageError: for the first value that is wrong, with what was given, what is known, and the closest match;
-            a model or dataset that cannot be tested is one, too.
+        pytest.UsageError: for the first wrong value, or a model or dataset that cannot be tested. The message states
+            the given value, the expected ones and the closest match.
     """
     given = {option.name: given_value(config, option) for option in OPTIONS}
     options = checked_options(given, config)
@@ -77,7 +77,7 @@ def run_from(config: pytest.Config) -> Run:
 
 
 def checked_options(given: Mapping[str, Any], config: pytest.Config) -> Options:
-    """The options, each by itself: nothing has been looked at yet."""
+    """Check each option by itself, without a look at models and data."""
     effort = _effort(given)
     norms = _checked("norms", given["norms"], option_values.norms)
     dataset = _checked("dataset", given["dataset"], lambda text: dataset_source(text, _folder("dataset", config)))
@@ -104,7 +104,7 @@ def checked_options(given: Mapping[str, Any], config: pytest.Config) -> Options:
         summary=_checked("summary", given["summary"], lambda text: _file("summary", text, config)),
         baseline=_checked("baseline", given["baseline"], lambda text: _baseline(text, config)),
         fresh=bool(given["fresh"]),
-        # A worker is told when the run began: what another worker has measured since then belongs to this run.
+        # Workers get the start time from the controller: batches that others measured since then belong to this run.
         started=worker_input(config)["robustness_started"] if is_worker(config) else time.time(),
     )
 
@@ -129,7 +129,7 @@ def _data_dir(text: str, config: pytest.Config) -> Path:
 
 
 def _check_files(run: Run, given: Mapping[str, Any], config: pytest.Config) -> None:
-    """Refuse to write over what is read, or twice into one file."""
+    """Refuse to overwrite the baseline, or to write two files to one path."""
     written = {name: (run.results / name).resolve() for name in ("results.json", "report.html")}
     baseline = _path("baseline", given["baseline"], config).resolve() if given["baseline"] else None
     if baseline == written["results.json"]:
@@ -191,7 +191,7 @@ def _effort(given: Mapping[str, Any]) -> str:
 
 
 def _reference(text: str, model: Source, dataset: Source, config: pytest.Config) -> Source:
-    """The reference; two different models that would have one name get two."""
+    """The reference. If it has the candidate's name but is another model, `.reference` is appended to its name."""
     if not text:
         pair = dataset.kind == "bundled" or model.name == "robust"
         text = "standard" if pair and dataset.kind in ("bundled", "cifar10", "cifar10-c") else ""
@@ -218,7 +218,7 @@ def _baseline(text: str, config: pytest.Config) -> Baseline | None:
 
 
 def _file(name: str, text: str, config: pytest.Config) -> Path | None:
-    """A file to be written, in a folder that is there."""
+    """The path of an output file, in an existing folder."""
     if not text:
         return None
     path = _path(name, text, config)
@@ -248,6 +248,6 @@ def _path(name: str, text: str, config: pytest.Config) -> Path:
 
 
 def _folder(name: str, config: pytest.Config) -> Path:
-    """A path of the command line starts where the user is, one of the ini file where that file is."""
+    """Where a relative path starts: at the invocation folder on the command line, at the rootdir in the ini file."""
     on_command_line = config.getoption(f"robustness_{name.replace('-', '_')}") is not None
     return config.invocation_params.dir if on_command_line else config.rootpath

@@ -16,18 +16,18 @@ class CleverFit:
 
     Attributes:
         image: dataset index.
-        target: the class whose score is the smallest.
+        target: the class with the smallest score.
         margin: logit of the label minus that of the target.
         maxima: the largest dual norm of the gradient in each block.
-        lipschitz: the end-point that was estimated from them: score = margin / lipschitz, at most the radius.
-        shape: of the fitted reverse Weibull distribution; None where the gradient is constant.
-        p_value: of the test of that fit.
-        radius: of the ball.
+        lipschitz: the end-point estimated from the maxima; the score is margin / lipschitz, at most the radius.
+        shape: shape of the fitted reverse Weibull distribution; None if the gradient is constant.
+        p_value: p-value of the goodness-of-fit test.
+        radius: radius of the ball.
         distance: the adversarial distance.
-        blocks: numbers of blocks.
-        scores: the score after so many blocks.
-        lower: lower ends of the 95 % intervals of these.
-        upper: upper ends.
+        blocks: block counts.
+        scores: the score for each block count.
+        lower: lower ends of the 95 % intervals of the scores.
+        upper: upper ends of the intervals.
     """
 
     image: int
@@ -46,9 +46,10 @@ class CleverFit:
 
 
 def clever_fit(score: ScoreOfImage, distance: float) -> dict[str, object]:
-    """The fit of an estimated score as plain values; the last look is the score itself.
+    """The fit of an estimated score, as plain values.
 
-    Before it, scores are of the samples alone, of which the gradient at the image is none.
+    The last entry of `scores` is the score itself. The earlier ones use the samples alone, without the gradient at the
+    image.
     """
     maxima = score.maxima[: score.blocks]
     blocks = [count for count in BLOCKS if count < score.blocks]

@@ -1,4 +1,4 @@
-"""Which tests there are: ids from options and integers only, in an order that keeps a batch on one worker."""
+"""Collection: ids made of options and integers only, and an order that keeps the tests of a batch on one worker."""
 
 import inspect
 from collections.abc import Iterable, Iterator
@@ -20,12 +20,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
         "about(concern, feeds=None): what a failure of this property is about: 'model', 'release', 'numbers' or "
-        "'suite'; and the part of the report that its numbers feed, if any. See docs/metrics.md.",
+        "'suite'; and the part of the report that its numbers feed, if any. See docs/extending.md.",
     )
 
 
 def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: object) -> list[pytest.Item] | None:
-    """Without a baseline there is nothing to compare with, and nobody who has to be told so in each report."""
+    """Without a baseline, do not collect the suite's tests of it: every report would list them as skipped."""
     ours = collector.path.parent == Path(robustness_tests.__file__).parent
     if not ours or not name.startswith("test_") or collector.config.stash[RUN].baseline is not None:
         return None
@@ -38,16 +38,16 @@ def measures(fixtures: Iterable[str]) -> bool:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Give values to the arguments `model`, `norm`, `epsilon` and `image` of a test, in this order in its id.
+    """Parametrize the arguments `model`, `norm`, `epsilon` and `image` of a test; its id has them in this order.
 
-    A test that asks for `candidate` and not for `model` has the candidate's name in its id all the same.
+    If a test asks for `candidate` instead of `model`, its id starts with the candidate's name.
     """
     if not measures(metafunc.fixturenames):
         return  # a user's own test, whose arguments of these names are its own
     run = metafunc.config.stash[RUN]
     names, rows = _parameters(run, metafunc)
     if names and not rows:
-        # Instead of pytest's own words about an empty parameter set.
+        # Replaces pytest's own message about an empty parameter set.
         reason = _why_there_is_nothing(run, metafunc.fixturenames, names)
         nothing = pytest.param(*[None] * len(names), marks=pytest.mark.skip(reason=reason))
         metafunc.parametrize(names, [nothing], ids=[run.dataset])
@@ -57,12 +57,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def _why_there_is_nothing(run: Run, fixtures: Iterable[str], names: list[str]) -> str:
-    """Why a test has nothing to be about: what it is parametrised with is empty."""
+    """The reason for skipping a test whose parameter set is empty."""
     table = next((one.threshold_table for one in metrics_among(fixtures) if one.threshold_table), None)
     if "epsilon" in names and table and norms_of(run, fixtures) and images_of(run, fixtures):
         return f"no threshold file states {table}.{run.dataset}"
     empty = (one for one in metrics_among(fixtures) if not one.norms(run) or not one.images(run))
-    return next((one.nothing for one in empty), "there is nothing that it could be about")
+    return next((one.nothing for one in empty), "it has no model, norm, epsilon or image to run for")
 
 
 def _parameters(run: Run, metafunc: pytest.Metafunc) -> tuple[list[str], list[tuple[object, ...]]]:
@@ -98,9 +98,9 @@ def _values(run: Run, fixtures: Iterable[str], name: str, so_far: dict[str, obje
 
 
 def epsilons_of(run: Run, fixtures: Iterable[str], norm: str) -> tuple[str, ...]:
-    """The epsilons of a test with these fixtures: those of the first metric that it asks for and that has a table.
+    """The epsilons of a test with these fixtures: those of its first metric that has a threshold table.
 
-    Without one, those of the first metric of all that has a table: of robust accuracy.
+    If it has no such metric, those of robust accuracy, the first table of all metrics.
     """
     every = [*metrics_among(fixtures), *METRICS.values()]
     return next(one.epsilons(run, norm) for one in every if one.threshold_table)
@@ -176,7 +176,7 @@ def _about(concern: object = None, feeds: object = None) -> tuple[object, object
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests about images first, batch by batch; then those about models, which find all batches measured."""
+    """Sort tests of single images first, batch by batch; then tests of models, whose batches are then measured."""
     run = config.stash[RUN]
     order = {name: number for number, name in enumerate(run.models)}
 

@@ -29,13 +29,13 @@ def describe(run: Run) -> Sequence[str]:
 
 
 def named(run: Run, model: str) -> str:
-    """The name of a model, and where it comes from unless the name says so."""
+    """The name of a model, with its source in brackets if that is not the name."""
     text = run.sources[model].text
     return model if text == model else f"{model} ({text})"
 
 
 def named_dataset(run: Run) -> str:
-    """The name of the dataset, and where it comes from unless the name says so."""
+    """The name of the dataset, with its source in brackets if that is not the name."""
     text = run.dataset_source.text
     return run.dataset if text == run.dataset else f"{run.dataset} ({text})"
 

@@ -1,4 +1,4 @@
-"""What a metric says about one image, in plain Python values; and the columns of a batch that it is read from."""
+"""Conversion between the results of a batch, stored as columns of tensors, and the row of one image."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -16,12 +16,12 @@ NAMES = {"Tensor": Tensor, "Status": Status, "Attack": Attack}
 
 
 def image_row(kind: type[Row], values: Mapping[str, Tensor], **given: Any) -> Row:
-    """One image's part of a batch: each column in the type of the field of the same name.
+    """The row of one image: each value is converted to the type of the field of the same name.
 
     Args:
-        kind: a frozen dataclass.
-        values: of the image, by column.
-        given: values of fields that are no columns; those that it has no field for are left out.
+        kind: the type of the row, a frozen dataclass.
+        values: values of the image, by column.
+        given: values for fields that are not columns; names without a field are ignored.
     """
     hints = get_type_hints(kind, localns=NAMES)
     names = [one.name for one in fields(kind)]  # type: ignore[arg-type]  # a dataclass
@@ -62,7 +62,7 @@ def _tensor(column: Any) -> Tensor:
 
 
 def of_texts(texts: Sequence[str]) -> Tensor:
-    """Texts as a tensor, for the store: uint8, shape (N, length), filled up with 0.
+    """Texts as a tensor, for the store: uint8, shape (N, length), cut to 300 bytes and padded with 0.
 
     Example:
         >>> of_texts(["a", ""])

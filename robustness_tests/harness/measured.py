@@ -1,4 +1,4 @@
-"""What a test measures: the names that reports know, and the fixture that puts them into the record of the test."""
+"""The values that a test records: the names that reports know, and the fixture `measured`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -20,18 +20,18 @@ ABOUT = ("property", "concern", "feeds", "model", "reference", "norm", "epsilon"
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """What a row of the report shows of a property.
+    """The figures of a property in a row of the report.
 
     Attributes:
-        images: number of images that it rests on.
-        value: what was measured; a share of images for a property that is tested image by image.
-        lower: lower end of the interval, of the value or, in a comparison, of the difference.
-        upper: upper end of it.
+        images: number of images that the value is measured on.
+        value: the measured value; a share of images for a property that is tested image by image.
+        lower: lower end of the interval of the value or, in a comparison, of the difference.
+        upper: upper end of that interval.
         difference: median or mean of the differences, in a comparison.
-        threshold: what the value, or the p-value of a comparison, is held against.
-        reference_value: the same for the reference.
+        threshold: the threshold for the value, or for the p-value of a comparison.
+        reference_value: the value of the reference.
         baseline_value: the value of the last release.
-        p_value: of a comparison.
+        p_value: p-value of a comparison.
         median_ratio: median of CLEVER / adversarial distance.
         certified_ratio: median of certified / exact distance, or certified / adversarial distance.
         attack_ratio: mean of adversarial / exact distance.
@@ -39,11 +39,11 @@ class Figures:
         clever_below: share of images whose CLEVER score is below the certified distance.
         uninformative: whether the certificates are so small that they say nothing about the model.
         examples: number of perturbations that hypothesis drew.
-        examples_at: their size, in words.
-        condition: under which it was measured, in words, where norm and epsilon do not say it.
-        unit: of value, interval, threshold and reference; distances are in units of the image range [0, 1]. A
-            comparison with a p-value is of distances unless it says something else, all others are of shares.
-        judged_by: "interval" if it is enough that the interval reaches the threshold.
+        examples_at: norm of these perturbations, in words.
+        condition: another condition of the measurement beside norm and epsilon, in words.
+        unit: unit of value, interval, threshold and reference value. Distances are in units of the image range [0, 1].
+            The default is "distance" for a comparison with a p-value, and "share" otherwise.
+        judged_by: "interval" if the test fails only where the whole interval is on the wrong side of the threshold.
     """
 
     images: int | None = None
@@ -70,12 +70,12 @@ class Figures:
 
 @dataclass(frozen=True, kw_only=True)
 class Costs:
-    """What was spent on it.
+    """The cost of a measurement.
 
     Attributes:
-        forward: forward passes.
-        backward: backward passes.
-        stored: whether all of it was read from the store.
+        forward: forward passes spent.
+        backward: backward passes spent.
+        stored: whether all values were read from the store.
     """
 
     forward: int | None = None
@@ -117,8 +117,8 @@ class Measure(Protocol):
 def measured(request: pytest.FixtureRequest) -> Measure:
     """Put values into the record of the running test: `measured(estimate=..., threshold=..., images=...)`.
 
-    They go to results.json, the HTML report and, as properties, to JUnit XML. The names are the fields of `Measured`;
-    those of a test's own stand in a dictionary, `measured({"brightness": 0.7}, images=20)`.
+    The values appear in results.json, in the HTML report and, as properties, in JUnit XML. The names are the fields of
+    `Measured`. Put values under other names into a dictionary: `measured({"brightness": 0.7}, images=20)`.
     """
 
     def record(own: Mapping[str, Any] | None = None, /, **known: Any) -> None:
@@ -135,17 +135,17 @@ def values_of(
     difference: "Estimate | None" = None,
     **known: Any,
 ) -> dict[str, Any]:
-    """What goes into a record, as plain values.
+    """Convert the arguments of `measured` to the plain values of a record.
 
     Args:
         own: values under names that reports do not know: numbers, text, lists, tensors.
-        estimate: `value`, `lower` and `upper`.
-        difference: `difference` of a comparison, `lower` and `upper`.
+        estimate: sets `value`, `lower` and `upper`.
+        difference: sets `difference`, `lower` and `upper`, for a comparison.
         known: other fields of `Measured`.
 
     Raises:
-        ValueError: for a name that is not a field of `Measured`, or one in `own` that has a meaning.
-        TypeError: for a value of another type than the field has, or one that no file can hold.
+        ValueError: for a name that is not a field of `Measured`, or a name in `own` that is reserved.
+        TypeError: for a value that has not the type of its field, or that cannot be converted to a plain value.
 
     Example:
         >>> from metrics.statistics import share

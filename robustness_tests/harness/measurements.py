@@ -23,10 +23,10 @@ Row = TypeVar("Row")
 
 
 class Measurements:
-    """Numbers by metric, model, norm and image.
+    """Results by metric, model, norm and image.
 
-    `on_batch` is called for each batch that has become available: what it is, and whether it was stored; `on_passes`
-    with the images of each forward pass.
+    Calls `on_batch` when a batch becomes available, with (metric, model, norm, first image) and whether it was stored.
+    Calls `on_passes` with the number of images of each forward pass.
     """
 
     def __init__(
@@ -57,10 +57,10 @@ class Measurements:
         return found
 
     def row(self, metric: Metric[Row], model: str, image: int, norm: str) -> Row:
-        """What a metric says about the image with this dataset index.
+        """The results of a metric for the image with this dataset index.
 
         Raises:
-            ValueError: for an index or a norm that there is not.
+            ValueError: for an index that is not loaded, or an unknown norm.
         """
         count = len(self.subject(model).images.labels)
         if not 0 <= image < count:
@@ -87,7 +87,7 @@ class Measurements:
     def _columns(self, metric: Metric[Any], model: str, norm: str, first: int) -> tuple[dict[str, Tensor], bool]:
         batch = (metric.name, model, norm, first)
         if batch not in self._batches:
-            # Before the store's lock is taken: one lock at a time.
+            # Fetched before the store's lock is taken, so that a process holds one lock at a time.
             needed = {one.name: self._columns(one, model, norm, first)[0] for one in metric.needs}
             key = self._key(metric, model, norm, first)
             self._batches[batch] = self.store.fetch(key, lambda: self._measure(metric, key, needed))

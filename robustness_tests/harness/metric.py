@@ -1,7 +1,7 @@
-"""What the harness has to know about a metric, and the fixture that tests ask. Imports no torch.
+"""The description of a metric, and the fixture through which tests use it. Imports no torch.
 
-A metric of the suite is one file in `fixtures`. A metric of a user's own is the same in a conftest.py or a plugin, see
-`docs/metrics.md`.
+Each metric of the suite is a file in `fixtures`. Define your own in the same way in a conftest.py or a plugin, see
+`docs/extending.md`.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ Columns = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Batch:
-    """What a metric measures at once: consecutive images of a dataset, for one model and norm.
+    """The images that a metric measures together: consecutive images of a dataset, for one model and norm.
 
     Attributes:
-        network: in evaluation mode, its parameters frozen; its passes are counted for the progress bar.
+        network: the model in evaluation mode, with frozen parameters; its passes are counted for the progress bar.
         images: shape (N, C, H, W), in [0, 1], on the device of the network.
         labels: int64, shape (N,), on the same device.
         norm: "linf", "l2" or "l1".
         indices: dataset indices of the images.
-        seed: of the run.
-        parameters: what `Metric.parameters` says.
+        seed: seed of the run.
+        parameters: the values of `Metric.all_parameters`.
         needed: the columns of each metric in `Metric.needs`, by its name, on the same device.
     """
 
@@ -57,32 +57,34 @@ class Batch:
     needed: Mapping[str, Mapping[str, Tensor]]
 
     def seeds(self, stream: str) -> list[int]:
-        """A seed for each image, of the random stream of this name: the same in any batch, and for every model."""
+        """A seed for each image in the random stream of this name. It depends on neither batch nor model."""
         return [seed_of(self.seed, stream, index) for index in self.indices]
 
 
 @dataclass(frozen=True)
 class Metric(Generic[Row]):
-    """A metric, as the harness sees it.
+    """The description of a metric.
 
-    A batch of results is a pure function of what `batch` gets. It is stored under all of that, and under the source of
-    `metrics`, of the file that defines `batch`, and of `imports`.
+    The results of a batch may depend only on the argument of `batch`. The key in the store contains this argument, and
+    the source of `metrics`, of the file that defines `batch`, and of `imports`.
 
     Attributes:
-        name: of its fixture, and of its folder in the store.
-        doc: what its fixture is for, in a sentence.
+        name: name of its fixture and of its folder in the store.
+        doc: docstring of its fixture.
         row: the frozen dataclass that a test gets for one image. Its fields are columns of `batch`, parameters, or:
             `image`, the dataset index; `stored`, whether it is from an earlier run; `stored_at`, "FILE#ROW".
-        batch: measures one batch. What it imports, it imports itself: the controller loads no torch.
-        parameters: of run, model and norm: all that the numbers depend on, and that is not in `Batch`. JSON values.
+        batch: function that measures one batch. It imports torch in its body, since the controller loads no torch.
+        parameters: function of run, model and norm that returns everything else that the results depend on: JSON values
+            that are not in `Batch`.
         needs: metrics that it is computed from, for the same images.
-        norms: those norms of a run that it is for.
-        images: how many images of a run, from the first on, it is for.
-        nothing: why a run may have no norm or no image for it.
-        threshold_table: the table in thresholds.toml that states shares by dataset, norm and epsilon for it, if any.
-        usual_epsilons: where its share is measured if no threshold file says so, for a norm.
-        counted: whether passes of the network are counted; a metric that takes the network apart gets it as it is.
-        imports: modules that `batch` imports and that numbers depend on, beside `metrics`: their source counts, too.
+        norms: the norms of a run that it supports.
+        images: how many images of a run it measures, from the first on.
+        nothing: reason for skipping a test if the run has no norm or no image for the metric.
+        threshold_table: the table in thresholds.toml with its least shares by dataset, norm and epsilon, if any.
+        usual_epsilons: the epsilons for a norm if no threshold file states any.
+        counted: whether passes of the network are counted. If not, `batch` gets the network itself, without a wrapper,
+            and can take it apart.
+        imports: modules other than `metrics` that `batch` imports and the results depend on.
     """
 
     name: str
@@ -93,7 +95,7 @@ class Metric(Generic[Row]):
     needs: tuple[Metric[Any], ...] = ()
     norms: Callable[[Run], tuple[str, ...]] = lambda run: run.norms
     images: Callable[[Run], int] = lambda run: run.images
-    nothing: str = "it is measured for no image or norm of this run"
+    nothing: str = "this run has no image or norm for this metric"
     threshold_table: str | None = None
     usual_epsilons: Callable[[Run, str], tuple[str, ...]] = lambda _run, _norm: ()
     counted: bool = True
@@ -105,7 +107,7 @@ class Metric(Generic[Row]):
         return {**self.parameters(run, model, norm), **({"needs": needs} if needs else {})}
 
     def epsilons(self, run: Run, norm: str) -> tuple[str, ...]:
-        """Where its share is measured: what a threshold file states, or else the usual ones."""
+        """Its epsilons for a norm: those that a threshold file states, or else the usual ones."""
         stated = run.thresholds.epsilons(run.dataset, norm, self.threshold_table) if self.threshold_table else ()
         return tuple(stated) or self.usual_epsilons(run, norm)
 

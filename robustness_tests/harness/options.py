@@ -8,7 +8,7 @@ import pytest
 
 import robustness_tests
 from robustness_tests.harness.run import IN_USE
-from robustness_tests.subjects.catalog import MODEL_NAMES, NORMS
+from robustness_tests.subjects.catalog import DATASETS, MODEL_NAMES, NORMS
 from robustness_tests.subjects.sources import DATASET_FORMS, MODEL_FORMS
 
 SUITE = Path(robustness_tests.__file__).parent
@@ -20,12 +20,23 @@ EFFORTS = ("quick", "default", "thorough")
 
 @dataclass(frozen=True)
 class Option:
-    """One option: `--NAME` on the command line, `robustness_NAME` in the ini file, and a default."""
+    """One option: `--NAME` on the command line, `robustness_NAME` in the ini file.
+
+    Attributes:
+        name: without the dashes.
+        default: what counts where the option is not given; empty where that depends on other options.
+        help: one sentence, for `pytest --help`.
+        metavar: the name of the value; None for a flag.
+        usual: the default in words, where `default` is empty.
+        details: more sentences in Markdown, for the documentation only.
+    """
 
     name: str
     default: str
     help: str
     metavar: str | None = None
+    usual: str = ""
+    details: str = ""
 
     @property
     def is_flag(self) -> bool:
@@ -38,90 +49,139 @@ class Option:
         return f"robustness_{self.name.replace('-', '_')}"
 
 
-OPTIONS = [
-    Option(
-        "model",
-        "robust",
-        f"Model under release: {', '.join((*MODEL_NAMES, *MODEL_FORMS))}",
-        "MODEL",
-    ),
-    Option(
-        "against",
-        "",
-        "Model that it has to beat; the same as --model: no comparison (default: standard on digits, and for robust on "
-        "cifar10; else no comparison)",
-        "MODEL",
-    ),
-    Option("dataset", "digits", f"Dataset: digits, {', '.join(DATASET_FORMS)}", "DATASET"),
-    Option(
-        "data-dir",
-        "",
-        "Folder of datasets and checkpoints that have names; what is missing there is downloaded to it (default: the "
-        "user's cache)",
-        "DIR",
-    ),
-    Option(
-        "images",
-        "",
-        "Number of test images, from the first on (default: 100, of cifar10-sample 60; 20 with --quick)",
-        "N",
-    ),
-    Option("effort", "", f"Budget for each image: {', '.join(EFFORTS)} (default: default)", "EFFORT"),
-    Option("quick", "", "The quick effort and few images: for a look, not for a release"),
-    Option("norms", "linf,l2", f"Norms of the perturbations, separated by commas: {', '.join(NORMS)}", "NORMS"),
-    Option(
-        "certify",
-        "auto",
-        "Prove lower bounds: auto (the first 20 images, all with --effort thorough; skipped where there are no "
-        "bounds), off, or require (every image, and it is a failure where there are none)",
-        "WHETHER",
-    ),
-    Option(
-        "clever-radius",
-        "",
-        "Radius of CLEVER's ball for norms: linf=0.05,l2=1 (default: of the dataset, or three times the median "
-        "distance at which the models would be fooled if they were linear, rounded up)",
-        "RADII",
-    ),
-    Option(
-        "batch-size",
-        "",
-        "Images measured together; CLEVER puts five samples of each through the model at once "
-        "(default: on a CPU 20, and fewer for large models; on a GPU 100)",
-        "N",
-    ),
-    Option("device", "auto", "auto, cpu, cuda or cuda:N; auto takes a GPU if there is one", "DEVICE"),
-    Option("seed", "0", "Seed of everything that is random", "N"),
-    Option("thresholds", "", "File that replaces values of robustness_tests/thresholds.toml", "FILE"),
-    Option(
-        "baseline",
-        "",
-        "results.json of the last release: no median, share or robust accuracy may be lower by more than the "
-        "thresholds say",
-        "FILE",
-    ),
-    Option("results", "robustness-results", "Folder of the report, results.json and the measurements", "DIR"),
-    Option("summary", "", "Write a summary in Markdown to this file, too", "FILE"),
-    Option("fresh", "", "Measure everything anew, whatever is stored"),
-]
+OPTIONS_OF = {
+    "what is measured": [
+        Option(
+            "model",
+            "robust",
+            f"The candidate, the model under release: {', '.join((*MODEL_NAMES, *MODEL_FORMS))}",
+            "MODEL",
+            details="All forms are in [Your own model and data](models_and_data.md).",
+        ),
+        Option(
+            "against",
+            "",
+            "The reference, a model that the candidate has to beat",
+            "MODEL",
+            usual="standard on digits and cifar10-sample, and for robust on cifar10; else no comparison",
+            details="The same forms as `--model`. Give the same model twice to leave out the comparison.",
+        ),
+        Option("dataset", "digits", f"The test images: {', '.join((*DATASETS, *DATASET_FORMS))}", "DATASET"),
+        Option(
+            "images", "", "Number of test images, from the first on", "N", usual="100; cifar10-sample 60; --quick 20"
+        ),
+        Option("norms", "linf,l2", f"Norms of the perturbations, separated by commas: {', '.join(NORMS)}", "NORMS"),
+        Option(
+            "certify",
+            "auto",
+            "Prove lower bounds: auto (the first 20 images, where possible), require or off",
+            "WHETHER",
+            details="With `--effort thorough`, `auto` takes all images. It skips a model that has no bounds. `require` "
+            "takes all images, and fails where there are no bounds.",
+        ),
+        Option(
+            "clever-radius",
+            "",
+            "Radius of the ball that CLEVER samples, for each norm: linf=0.05,l2=1",
+            "RADII",
+            usual="a constant of the dataset, or estimated from the models",
+            details="The radius of your own data is three times the median distance at which linear models with the "
+            "same gradients would be fooled, from 16 images (six times in `l1`), rounded up to 1, 2 or 5. The "
+            "header and the report show it. State it yourself where you compare the numbers of several runs.",
+        ),
+    ],
+    "how it is measured": [
+        Option(
+            "effort",
+            "",
+            f"Budget for each image: {', '.join(EFFORTS)}",
+            "EFFORT",
+            usual="default",
+            details="At most 40, 200 or 1,000 forward passes, and as many backward passes, for an adversarial distance;"
+            " 480, 960 or 3,584 samples for a CLEVER score.",
+        ),
+        Option(
+            "quick",
+            "",
+            "The quick effort and 20 images: for a first look, not for a release",
+            details="The verdict is PARTIAL instead of PASS.",
+        ),
+        Option(
+            "device",
+            "auto",
+            "auto, cpu, cuda or cuda:N",
+            "DEVICE",
+            details="`auto` takes a GPU if there is one, and gives each worker its own.",
+        ),
+        Option(
+            "batch-size",
+            "",
+            "Images that are measured together",
+            "N",
+            usual="20 on a CPU, fewer for large models, 100 on a GPU",
+            details="CLEVER puts five samples of each image through the model at once. A batch that does not fit into "
+            "the memory is halved.",
+        ),
+        Option("seed", "0", "Seed of everything that is random", "N"),
+        Option("fresh", "", "Measure again what is stored"),
+    ],
+    "what is good enough": [
+        Option(
+            "thresholds",
+            "",
+            "TOML file whose values replace those of robustness_tests/thresholds.toml",
+            "FILE",
+            details="See [Thresholds and baselines](thresholds.md).",
+        ),
+        Option(
+            "baseline",
+            "",
+            "results.json of the last release, whose numbers may not fall",
+            "FILE",
+            details="See [Thresholds and baselines](thresholds.md#baselines).",
+        ),
+    ],
+    "files": [
+        Option("results", "robustness-results", "Folder of report.html, results.json and stored measurements", "DIR"),
+        Option(
+            "summary",
+            "",
+            "Also write a summary in Markdown to this file",
+            "FILE",
+            details="On GitHub the summary appears on the page of the run without this option.",
+        ),
+        Option(
+            "data-dir",
+            "",
+            "Folder of named datasets and checkpoints; missing files are downloaded to it",
+            "DIR",
+            usual="the cache folder of the user",
+        ),
+    ],
+}
+"""Every option, by its group in `pytest --help` and in docs/options.md."""
+
+OPTIONS = [option for options in OPTIONS_OF.values() for option in options]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Register every option and its twin."""
-    group, taken = parser.getgroup("robustness", "robustness of image classifiers"), _names_of_options(parser)
-    for option in OPTIONS:
-        # No defaults here: what is not given is looked up in the ini file.
-        settings: dict[str, Any] = {"dest": option.ini, "default": None, "help": option.help}
-        if option.is_flag:
-            settings["action"] = "store_true"
-            parser.addini(option.ini, option.help, type="bool", default=None)
-        else:
-            settings["metavar"] = option.metavar
-            settings["help"] += f" (default: {option.default})" if option.default else ""
-            parser.addini(option.ini, option.help, type="string", default=None)
-        # Another plugin, or the conftest of the user, may have an option of the short name: it keeps it.
-        names = [name for name in (f"--{option.name}", f"--robustness-{option.name}") if name not in taken]
-        group.addoption(*names, **settings)
+    taken = _names_of_options(parser)
+    for title, options in OPTIONS_OF.items():
+        group = parser.getgroup(f"robustness: {title}")
+        for option in options:
+            # No defaults here: what is not given is looked up in the ini file.
+            settings: dict[str, Any] = {"dest": option.ini, "default": None, "help": option.help}
+            usual = option.usual or option.default
+            settings["help"] += f" (default: {usual})" if usual else ""
+            if option.is_flag:
+                settings["action"] = "store_true"
+            else:
+                settings["metavar"] = option.metavar
+            parser.addini(option.ini, option.help, type="bool" if option.is_flag else "string", default=None)
+            # Another plugin, or the conftest of the user, may have an option of the short name: it keeps it.
+            names = [name for name in (f"--{option.name}", f"--robustness-{option.name}") if name not in taken]
+            group.addoption(*names, **settings)
 
 
 def _names_of_options(parser: pytest.Parser) -> set[str]:

@@ -1,8 +1,8 @@
-"""Progress: how many batches are measured, how long it will take, and forward passes so far, on a terminal only.
+"""Progress on a terminal: batches measured, time left, and forward passes so far.
 
-Workers cannot write to the terminal. Each appends what it plans and what it has done to a file of its own; the
-controller reads them, and tqdm draws one line. What is here is what tqdm does not know: several processes that are
-started by pytest-xdist, and pytest, which writes to the same terminal and captures the output of tests.
+Workers cannot write to the terminal. Each appends the batches that it plans and those that are done to its own file.
+The controller reads these files, and tqdm draws one line. This module handles what tqdm cannot: several processes of
+pytest-xdist, and pytest, which writes to the same terminal and captures the output of tests.
 """
 
 import json
@@ -72,11 +72,11 @@ def batch_done(config: pytest.Config, batch: tuple[str, str, str, int], *, store
 
 
 class PassCounter:
-    """Writes down forward passes as they are made: a batch of a large model takes minutes.
+    """Records forward passes while a batch is measured, which takes minutes for a large model.
 
     Attributes:
-        config: of this process.
-        passes: made so far.
+        config: pytest's configuration in this process.
+        passes: number of passes so far.
     """
 
     def __init__(self, config: pytest.Config) -> None:
@@ -85,7 +85,7 @@ class PassCounter:
         self._written = 0.0
 
     def __call__(self, passes: int) -> None:
-        """So many more."""
+        """Add this number of passes."""
         self.passes += passes
         if time.monotonic() - self._written > SECONDS_BETWEEN_LOOKS and self.config.stash.get(FOLDER, None):
             self._written = time.monotonic()
@@ -127,7 +127,7 @@ class Display:
     def __init__(self, folder: Path, reporter: pytest.TerminalReporter) -> None:
         self.folder = folder
         self.reporter = reporter
-        # A stream of our own to the terminal: while a test runs, pytest has turned its standard output elsewhere.
+        # A separate stream to the terminal, since pytest redirects standard output while a test runs.
         self.terminal = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
         self.lock = threading.RLock()
         self.stopped = threading.Event()
@@ -157,7 +157,7 @@ class Display:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_report_teststatus(self) -> Generator[None, Any, Any]:
-        """Replace the dots by the line, if there is one: both on one line would overwrite each other."""
+        """Suppress pytest's dots while there is a progress line: they would overwrite each other."""
         status: Any = yield
         replaced = status and self.planned and self.reporter.verbosity == 0
         return (status[0], "", status[2]) if replaced else status
@@ -204,7 +204,7 @@ class Display:
                 leave=False,
                 bar_format="measuring: {n_fmt} of {total_fmt} batches |{bar}| {elapsed}, {remaining} left{postfix}",
             )
-        # Not tqdm's own way, which draws nothing on a terminal that does not know its size, as in a container.
+        # Not tqdm's dynamic width: it draws nothing on a terminal of unknown size, as in a container.
         self.bar.ncols = shutil.get_terminal_size().columns
         self.bar.set_postfix_str(f"{passes:,} forward passes", refresh=False)
         self.bar.total, self.bar.n = total, done

@@ -76,7 +76,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Let every report of a test say what the test is about."""
+    """Add what each test is about to its user properties, and so to its reports."""
     run = config.stash[RUN]
     for item in items:
         item.user_properties.extend(subject_of(item, run).items())
@@ -111,7 +111,7 @@ class DistributedCollection:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
-        """Every worker leaves out the same tests. A crashed one has no output."""
+        """Take the largest count: all workers deselect the same tests, but a crashed one sends none."""
         left_out = getattr(node, "workeroutput", {}).get("robustness_deselected", 0)
         self.records.deselected = max(self.records.deselected, left_out)
 
@@ -130,7 +130,7 @@ class Gathering:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Keep the call, or the first thing that went wrong."""
+        """Record the call phase, or the first phase that did not pass."""
         properties = dict(report.user_properties)
         if "property" in properties:
             # Lists and tables are for results.json. JUnit XML and the rows of the report get what fits into a line.
@@ -178,7 +178,7 @@ def _message(report: pytest.TestReport, outcome: str) -> str:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Generator[None, object, object]:
-    """Do not let a run pass whose tests were not all reported. Before anything looks at the exit status."""
+    """Fail a run if not all of its tests were reported. Runs before other hooks read the exit status."""
     if not is_worker(session.config):
         records = session.config.stash[RECORDS]
         if exitstatus == pytest.ExitCode.OK and records.missing and not session.config.option.collectonly:

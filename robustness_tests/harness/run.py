@@ -1,4 +1,4 @@
-"""What is run: the options of the command line as one frozen value. Imports no torch."""
+"""The options of a run, and facts about its models and data, as one frozen value. Imports no torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ GPU_BATCH_SIZE = 100
 """Images measured together on a GPU, enough to use it. On a CPU the check of the models says how many are worth it."""
 
 ACCURACY_IMAGES = {"quick": 100}
-"""Images that the clean accuracy is measured on at least, by effort."""
+"""Least number of images for the clean accuracy, by effort; 1,000 for the other efforts."""
 
 TRACED = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
-"""After so many queries of an attack, the best distance so far is kept: whether more would have found less."""
+"""Numbers of queries after which an attack's best distance so far is recorded, to see whether it has converged."""
 
 CERTIFIED_IMAGES = 20
 """Images that are certified by default; all of them at thorough effort, or where a certificate is required."""
@@ -40,18 +40,17 @@ class Options:
         dataset_source: where the dataset comes from.
         data_dir: folder of datasets and checkpoints that have names.
         images: number of test images, the first ones of the dataset.
-        clever_radius: radius of CLEVER's ball for each norm, as far as it was given.
-        effort: the budget for each image: "quick", for a look and not for a release, "default" or "thorough".
+        clever_radius: radius of CLEVER's ball for each norm for which it was given.
+        effort: the budget for each image: "quick" (for a first look, not for a release), "default" or "thorough".
         norms: norms of the perturbations.
-        certify: "auto", "off" or "require": whether lower bounds are proved, and whether it is a failure if that cannot
-            be done.
+        certify: "auto", "off" or "require": whether to prove lower bounds, and whether to fail if that is not possible.
         device: "auto", "cpu", "cuda" or "cuda:N".
         seed: of everything that is random.
         thresholds: what counts as good enough.
         results: folder of the report, results.json and the stored measurements.
         summary: file of the Markdown summary, beside results.json; None for none.
-        baseline: the last release, which no number of the candidate may fall below by much; None for none.
-        fresh: whether measurements that were stored before this run are left alone.
+        baseline: the last release, with which the numbers of the candidate are compared; None for none.
+        fresh: whether to ignore measurements that were stored before this run.
         started: when the run began, in seconds since the epoch; the same in all workers.
     """
 
@@ -78,17 +77,17 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True)
 class Run(Options):
-    """A run: its options, and what was seen of models and data; the same in the controller and in every worker.
+    """A run: its options, and facts about models and data. It is the same in the controller and in every worker.
 
     Attributes:
-        test_images: images of the test split; a dataset index is below it, and there are not more `images`.
-        values: of an image: channels, height and width multiplied.
+        test_images: number of images in the test split: `images` is at most this, and dataset indices are below it.
+        values: number of values of an image: channels x height x width.
         clever_radius: radius of CLEVER's ball for each norm.
-        batch_sizes: images measured together, for each model.
-        digests: of the models that were looked at before the run; those that are measured have to be the same.
-        remarks: what the check of models and dataset has to say.
-        class_names: of the dataset, by number, as far as it has any.
-        image_digests: of the images of this run, in order; none for the bundled dataset.
+        batch_sizes: number of images measured together, for each model.
+        digests: digests of the models that were checked before the run; the measured models must have the same ones.
+        remarks: remarks for the user from the check of models and dataset.
+        class_names: class names of the dataset, by number, if it has any.
+        image_digests: digests of the images of this run, in order; none for bundled datasets.
     """
 
     test_images: int
@@ -106,7 +105,7 @@ class Run(Options):
 
     @property
     def quick(self) -> bool:
-        """Whether the budget is one that no release should depend on."""
+        """Whether the effort is "quick", which is too small for a release."""
         return self.effort == "quick"
 
     @property

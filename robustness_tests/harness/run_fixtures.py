@@ -31,7 +31,7 @@ def thresholds(run: Run) -> Thresholds:
 
 @pytest.fixture(scope="session")
 def baseline(run: Run) -> Baseline:
-    """The last release, `--baseline`."""
+    """The results of the last release, `--baseline`. The test is skipped if there are none."""
     if run.baseline is None:
         pytest.skip("nothing to compare: no results of a last release were given (--baseline)")
     return run.baseline
@@ -45,7 +45,7 @@ def images(run: Run) -> range:
 
 @pytest.fixture(scope="session")
 def measurements(run: Run, pytestconfig: pytest.Config) -> Measurements:
-    """All that has been measured; the fixtures of metrics ask it."""
+    """All measurements of this run, which the fixtures of metrics use."""
     from robustness_tests.harness.measurements import Measurements  # noqa: PLC0415  # torch, see above
 
     return Measurements(

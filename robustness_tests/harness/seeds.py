@@ -6,11 +6,11 @@ import hashlib
 def seed_of(seed: int, stream: str, index: int) -> int:
     """The seed of one image: the same in any batch, selection or number of workers, and for every model.
 
-    So candidate and reference are compared on the same draws, and renaming a file changes no number.
+    So candidate and reference get the same draws, and renaming a file changes no number.
 
     Args:
-        seed: of the run.
-        stream: what is random: the name of a metric, as a rule.
+        seed: seed of the run.
+        stream: name of the random stream, usually the name of a metric.
         index: dataset index of the image.
 
     Example:

@@ -1,6 +1,6 @@
-"""The measurement store: a file for each measured batch, whose name says what the numbers depend on.
+"""The measurement store: a file for each measured batch, named by a digest of everything that its numbers depend on.
 
-A run that is interrupted goes on where it stopped, and workers share what they have measured.
+An interrupted run continues where it stopped, and workers share their measurements.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ class Key:
 
     Attributes:
         metric: name of the metric.
-        metric_code: digest of the source of all metrics; a change of code makes all numbers old.
+        metric_code: digest of the source of all metrics and of this one's files; a change makes stored numbers invalid.
         parameters: keyword arguments of the metric.
         model: name of the model.
         model_digest: digest of its weights, its code, and its logits of some images.
@@ -57,7 +57,7 @@ class Key:
         return json.dumps(asdict(self), sort_keys=True)
 
     def path(self) -> Path:
-        """Where the batch is stored, below the folder of the store: readable, and unique by a digest."""
+        """The path of the batch below the folder of the store: a readable name, made unique by a digest."""
         digest = hashlib.sha256(self.text().encode()).hexdigest()[:16]
         name = f"{self.dataset}-{self.norm}-{self.first:05d}-{self.last - 1:05d}-{digest}.safetensors"
         return Path(self.metric, self.model, name)
@@ -78,10 +78,10 @@ class Store:
     fresh: bool = False
 
     def fetch(self, key: Key, measure: Callable[[], Mapping[str, Tensor]]) -> tuple[dict[str, Tensor], bool]:
-        """The tensors of a batch, and whether they are from before this run; measured by one process only.
+        """The tensors of a batch, and whether they are from before this run.
 
-        Other processes that want the same batch wait. The lock of a killed process is free at once, and a file is
-        complete or not there.
+        One process measures a batch, and others that need it wait. If that process is killed, its lock is released at
+        once, and it leaves no incomplete file under the name of the batch.
         """
         path = self.folder / key.path()
         stored = self._read(path)

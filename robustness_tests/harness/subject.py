@@ -21,12 +21,12 @@ class Subject:
     """A model under test, with the images that it is tested on.
 
     Attributes:
-        name: as on the command line.
+        name: name of the model, as in the ids of tests.
         network: in evaluation mode, parameters frozen, on `device`.
         dataset: name of the dataset.
         images: the first images of its test split, as many as the run needs, on the CPU.
         device: where the network is.
-        digest: of weights and code.
+        digest: digest of weights, code and the logits of some images.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Subject:
         return found
 
     def prediction(self, image: Tensor) -> tuple[int, float]:
-        """The class of one image, shape (C, H, W), and the softmax of its logit: how sure the model is of it."""
+        """The predicted class of one image, shape (C, H, W), and its softmax probability."""
         confidences = self.logits(image[None]).double().softmax(dim=1)
         return int(confidences.argmax()), float(confidences.max())
 
@@ -67,7 +67,7 @@ class Subject:
 
 
 class Counted(nn.Module):
-    """A network that tells how many images go through it."""
+    """A wrapper of a network that calls `count` with the number of images of each forward pass."""
 
     def __init__(self, network: nn.Module, count: Callable[[int], None]) -> None:
         super().__init__()

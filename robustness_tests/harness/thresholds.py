@@ -31,12 +31,12 @@ SHARES = ("robust_accuracy", "certified_accuracy", "noise_accuracy", "smoothed_a
 """Tables of least shares by dataset, norm and epsilon, and attributes of `Thresholds`."""
 
 FOR_SOME = ("datasets", "models")
-"""Tables of tables that replace values for one dataset, or for one candidate: the latter win."""
+"""Tables whose values hold for one dataset or one candidate only. Those for a candidate take precedence."""
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """The values of the file; each attribute says where it stands there.
+    """The thresholds of a run. The description of each attribute starts with its key in the file.
 
     Attributes:
         confidence: `confidence`, of every interval.
@@ -55,8 +55,8 @@ class Thresholds:
         noise_accuracy: `noise_accuracy`, in the same way.
         smoothed_accuracy: `smoothed_accuracy`, in the same way.
         smoothing_sigma: `smoothed_radius.sigma`.
-        others: datasets and candidates that a file of the user has tables for, and that this run is not about.
-        files: the files that the values were read from, the last one wins.
+        others: tables in the user's file for datasets and candidates that are not in this run.
+        files: the files that the values were read from; a later file takes precedence.
     """
 
     confidence: float
@@ -85,12 +85,13 @@ class Thresholds:
 
 
 def load_thresholds(path: Path | None, model: str = "", dataset: str = "") -> Thresholds:
-    """The default thresholds, and those of a file of the user above them.
+    """Load the default thresholds and the user's file, which takes precedence.
 
-    Of each file, values for the dataset win over those for all, and values for the candidate `model` over both.
+    Within each file, values for the dataset take precedence over general ones, and values for the candidate `model`
+    over both.
 
     Raises:
-        ValueError: for a file that cannot be read or is no TOML, an unknown key, a value of another type or range.
+        ValueError: for a file that cannot be read or is not TOML, an unknown key, or a value of a wrong type or range.
     """
     merged: dict[str, Any] = {**{section: {} for section in SHARES}, "clean_accuracy": None, "common_corruptions": None}
     others: list[str] = []
@@ -119,7 +120,7 @@ def load_thresholds(path: Path | None, model: str = "", dataset: str = "") -> Th
 
 
 def _for_some(kind: str, tables: object, file: Path) -> dict[str, dict[str, Any]]:
-    """Tables of single datasets or models, all checked: a mistake in one that is not run would wait for the day."""
+    """The tables for single datasets or models. All are checked, even those that this run does not use."""
     if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
         raise ValueError(f"got {kind} = {tables!r} in {file}, expected tables [{kind}.NAME...]")
     of_names: dict[str, dict[str, Any]] = tables

@@ -1,4 +1,4 @@
-"""How adversarial distances came down while an attack went on."""
+"""How the best adversarial distance falls with the queries of an attack."""
 
 import math
 
@@ -11,11 +11,12 @@ from robustness_tests.harness.run import TRACED
 
 
 def traced(path: SearchPath, result: AdversarialDistances) -> dict[str, Tensor]:
-    """How the distances of N images came down while an attack went on.
+    """How the best distances of N images fall with the queries of an attack.
 
     Returns:
-        `trace`, shape (N, len(TRACED)): the distance after so many queries, or after all if there were fewer; infinite
-        before anything was found; and `halfway`, shape (N,): the distance after half of the queries.
+        `trace`, shape (N, len(TRACED)): the distance after each number of queries in `TRACED`, or after the last query
+        if there are fewer; infinite before anything is found. `halfway`, shape (N,): the distance after half of the
+        queries.
     """
     points = torch.full((len(result.distance), len(TRACED)), torch.inf, dtype=result.distance.dtype)
     halfway = torch.full((len(result.distance),), torch.inf, dtype=result.distance.dtype)

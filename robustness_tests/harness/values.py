@@ -1,4 +1,4 @@
-"""Values on their way out of a test: plain Python and valid JSON, or pytest-xdist ends the run and JSON is none."""
+"""Conversion of recorded values to plain Python: pytest-xdist cannot send other types, and JSON has no NaN."""
 
 import math
 from enum import Enum

@@ -27,16 +27,16 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Keep the tests of a batch on one worker, as the ini file of a checkout does, unless `--dist` says something."""
+    """Keep the tests of a batch on one worker, as the ini file of a checkout does, unless `--dist` is given."""
     if getattr(config.option, "dist", "") == "no" and getattr(config.option, "numprocesses", None) and in_use(config):
         config.option.dist = "worksteal"
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_setupnodes(config: pytest.Config, specs: list[Any]) -> None:
-    """Give each worker its GPU and its threads by environment, so that they are there before torch is imported.
+    """Set the GPU and threads of each worker in its environment, before it imports torch.
 
-    The replacement of a crashed worker inherits them.
+    A worker that replaces a crashed one inherits them.
     """
     if not config.stash[IN_USE]:
         return
@@ -52,13 +52,13 @@ def pytest_xdist_setupnodes(config: pytest.Config, specs: list[Any]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Tell each worker when the run began, and what was seen of models and data: it does not look again."""
+    """Send each worker the start time of the run and the checked models and data, so that it does not check again."""
     node.workerinput["robustness_started"] = node.config.stash[RUN].started
     node.workerinput["robustness_subjects"] = node.config.stash[CHECKED_SUBJECTS].to_json()
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_handlecrashitem(report: Any) -> None:
-    """Make the test that a worker died of a row of the HTML report: pytest-html draws reports of a teardown only."""
+    """Show the test that crashed a worker in the HTML report: pytest-html makes rows of teardown reports only."""
     report.when = "teardown"
     report.duration = 0.0

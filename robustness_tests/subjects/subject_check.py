@@ -249,7 +249,7 @@ def _remarks(labels: list[int], class_names: tuple[str, ...]) -> list[str]:
     if class_names:
         some = [f"{number} {name}" for number, name in enumerate(class_names[:12])]
         more = f", and {len(class_names) - 12} more" if len(class_names) > 12 else ""
-        remarks.append(f"classes by the names of their folders: {', '.join(some)}{more}")
+        remarks.append(f"classes: {', '.join(some)}{more}")
     if len(labels) >= 10 and len(set(labels)) == 1:
         remarks.append(
             f"all {len(labels)} images of this run are of class {labels[0]}: is the dataset sorted by class? Shuffle it"
