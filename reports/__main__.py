@@ -1,6 +1,6 @@
-"""Make the reports again from results.json, without pytest and without measuring: `python -m reports results.json`.
+"""Recreate the reports from results.json, without running pytest: `python -m reports results.json`.
 
-With two or more files, the runs are compared with the first one.
+With two or more files, compare the runs with the first one.
 """
 
 import argparse
@@ -15,9 +15,9 @@ from reports.results import DAMAGED, Results, load_results
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write HTML and Markdown; a file that is no results.json ends it with one line, and nothing is written."""
+    """Write HTML and Markdown. For a file that is not a results.json, print a one-line error and write nothing."""
     parser = argparse.ArgumentParser(prog="python -m reports", description=__doc__.partition("\n\n")[0])
-    parser.add_argument("results", nargs="+", help="results.json of a run; of two or more, the first is the oldest")
+    parser.add_argument("results", nargs="+", help="results.json of a run; further ones are compared with the first")
     parser.add_argument(
         "--html", metavar="FILE", help="default: results.html, or comparison.html, beside the first file"
     )

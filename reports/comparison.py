@@ -50,7 +50,7 @@ def comparison(runs: Sequence[Results], files: Sequence[str]) -> RunComparison:
 
 
 SAME = ("dataset", "effort", "seed", "clever_radius")
-"""Options that numbers of several runs have to share to be comparable."""
+"""Options that must be equal for the numbers of several runs to be comparable."""
 
 
 def _notes(runs: Sequence[Results], files: Sequence[str]) -> list[str]:
@@ -64,8 +64,8 @@ def _notes(runs: Sequence[Results], files: Sequence[str]) -> list[str]:
         counts = [one.run["images"] for one in (runs[0], run)]
         if counts[0] != counts[1]:
             notes.append(
-                f"{files[0]} is about {counts[0]} images and {file} about {counts[1]}: their numbers are of other "
-                "images. The changes are of those that both have."
+                f"{files[0]} has {counts[0]} images and {file} has {counts[1]}: their numbers are not from the same "
+                "images. The changes below are for the images that both have."
             )
     return notes
 
@@ -97,7 +97,7 @@ def _text(row: Row) -> str:
 
 
 def _distances(run: Results, norm: str) -> dict[int, float]:
-    """Of the images that are classified correctly; infinite where no attack found anything."""
+    """Adversarial distances of the correctly classified images, by index; infinite where no attack succeeded."""
     rows = [row for row in run.of(run.model, norm) if row.status in ("attacked", "censored")]
     return {row.image: float("inf") if row.distance is None else row.distance for row in rows}
 
@@ -133,7 +133,7 @@ def _figures(first: Results, others: Sequence[Results], names: Sequence[str]) ->
             ]
         }
         both = replace(run, baseline=last)
-        caption = f"Of {name}, beside {names[0]}, which is called the last release here."
+        caption = f"{name} compared with {names[0]}, which the figures call the last release."
         panels = (*distribution(both), *since_baseline(both))
         if panels:
             figures.append(Figure(f"Adversarial distances of {name}", "since", caption, panels))

@@ -1,4 +1,4 @@
-"""What the numbers say in words: one answer for each part of the report, and where to look after a failure."""
+"""Conclusions in words for each part of the report, and the images to look at after a failure."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -9,11 +9,11 @@ from robustness_tests.harness.records import Record
 from robustness_tests.harness.worst import MAX_WORST_IMAGES
 
 TIGHT, LOOSE = 0.7, 0.3
-"""Medians of CLEVER / adversarial distance above which a score is called tight, and below which it says little."""
+"""A median of CLEVER / adversarial distance of `TIGHT` or more is called tight; one below `LOOSE` says little."""
 
 
 def conclusion(results: Results, part: str) -> str:
-    """A part of the report in a sentence or two; empty where there is nothing to say."""
+    """Summarise a part of the report in a sentence or two; empty if there is nothing to say."""
     rows = [row for row in results.properties if row.group == part]
     conclusions: dict[str, Callable[[Results, Sequence[Row]], str]] = {
         "requirement": _better,
@@ -48,7 +48,7 @@ def _number(row: Row, value: float | None) -> str:
 
 
 def _judged(rows: Sequence[Row]) -> list[Row]:
-    """Rows that a test came to the end of: an error says nothing about the model."""
+    """Rows whose test passed or failed: an error says nothing about the model."""
     return [row for row in rows if row.outcome in ("passed", "failed")]
 
 
@@ -76,12 +76,12 @@ def _clever(results: Results, rows: Sequence[Row]) -> str:
     for row in shares:
         wrong = round((1 - (row.value or 0.0)) * (row.images or 0))
         text = (
-            f"in {row.norm} the score of {results.model} is above the adversarial distance, or missing, for {wrong} of "
+            f"in {row.norm} the score of {results.model} exceeds the adversarial distance or is missing for {wrong} of "
         )
         text += f"{row.images} images"
         if row.median_ratio is not None and not failed:
             kind = "tight" if row.median_ratio >= TIGHT else "loose" if row.median_ratio >= LOOSE else "says little"
-            text += f", and the median score is {row.median_ratio:.2f} of it ({kind})"
+            text += f", and the median of CLEVER / distance is {row.median_ratio:.2f} ({kind})"
         parts.append(text)
     if failed:
         verdict = "CLEVER cannot be trusted here"
@@ -89,7 +89,7 @@ def _clever(results: Results, rows: Sequence[Row]) -> str:
         verdict = "CLEVER can be read as a lower bound here"
     else:
         needed = ", ".join(sorted({f"{row.threshold:.0%}" for row in shares if row.threshold is not None}))
-        verdict = f"CLEVER is a lower bound for most images here, and wrong for some (needed: for {needed})"
+        verdict = f"CLEVER is a lower bound for most images here, and wrong for some (required: {needed} of images)"
     return f"{verdict}: {'; '.join(parts)}."
 
 
@@ -111,15 +111,16 @@ def _suite(rows: Sequence[Row]) -> str:
 
 
 def worst_images(results: Results, row: Row) -> list[int]:
-    """Dataset indices of the images that a property is best understood on, the worst first.
+    """Dataset indices of the images to look at for a property, the worst first.
 
-    Those that its test has named, `measured(worst=[...])`; of a property of images, those that went wrong.
+    These are the images that its test named with `measured(worst=[...])`. For a property that is tested image by image,
+    they are the images that went wrong.
     """
     return worst_images_in(results.records, row)
 
 
 def worst_images_in(records: Iterable[Record], row: Row) -> list[int]:
-    """The same, of the records of a run."""
+    """The same as `worst_images`, from the records of a run."""
     tests = set(row.tests)
     images: list[object] = []
     for record in records:

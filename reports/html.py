@@ -1,4 +1,4 @@
-"""The HTML report: pytest-html's, with everything that a reviewer asks above its rows."""
+"""The HTML report: that of pytest-html, with the robustness results above its table of tests."""
 
 from collections.abc import Generator
 from html import escape
@@ -18,7 +18,7 @@ UNASKED = pytest.StashKey[bool]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the report without being asked; `--html` still says where."""
+    """Write the report by default; `--html` still sets its path."""
     if is_worker(config) or not config.stash[IN_USE]:
         return
     if config.option.collectonly or not config.pluginmanager.hasplugin("html"):
@@ -30,7 +30,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Add to pytest-html's report, where it is."""
+    """Extend the report of pytest-html, if that plugin is active."""
     config = session.config
     if not is_worker(config) and config.stash[IN_USE] and config.pluginmanager.hasplugin("html"):
         config.pluginmanager.register(Rows(config), "robustness-html-rows")
@@ -38,7 +38,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
-    """Write no report when no test was about a model, unless `--html` asks for one: the last good one stays."""
+    """Keep the report of the last run if no test was about a model, unless `--html` was given."""
     try:
         return (yield)
     finally:
@@ -64,7 +64,7 @@ class Rows:
         self.bad_images = 0
 
     def pytest_html_report_title(self, report: Any) -> None:
-        """Name the subject in the title, and keep the counts for rows that are left out."""
+        """Set the title, and keep the report to count rows that are left out."""
         run = self.config.stash[RUN]
         self.report_data = report
         if report.data["renderCollapsed"] == ["passed"]:  # the default
@@ -78,7 +78,7 @@ class Rows:
         del cells[-1]
 
     def pytest_html_results_table_row(self, report: Any, cells: list[str]) -> None:
-        """Fill our columns, or leave the row out: pytest-html draws all of them anew on each click."""
+        """Fill our columns, or leave the row out: pytest-html redraws all rows on each click."""
         about = {name: value for name, value in getattr(report, "user_properties", ()) if name in ABOUT}
         outcome = _shown_as(report)
         if outcome and "image" in about and not self._worth_a_row(outcome):
@@ -100,21 +100,21 @@ class Rows:
         return bad and self.bad_images <= MAX_ROWS
 
     def pytest_html_results_summary(self, prefix: list[str]) -> None:
-        """Put everything else on top."""
+        """Put the rest of the report above the table of tests."""
         results = self.config.stash.get(RESULTS, None)
         if results is None:
             return
         prefix.append(f"<style>{CSS.read_text(encoding='utf-8')}</style>")
         try:
             prefix.append(body(results, tests=False, tests_note=_note(self.config.stash[RECORDS])))
-        except Exception as error:  # noqa: BLE001  # whatever a user has measured, verdict and rows are not lost
+        except Exception as error:  # noqa: BLE001  # odd values from a user must not lose the verdict and the rows
             trouble = f"report.html is not whole: {type(error).__name__}: {error}"
             prefix.append(f"<p>{escape(trouble)}</p>")
             self.config.stash.setdefault(TROUBLES, []).append(trouble)
 
 
 def _shown_as(report: Any) -> str | None:
-    """What pytest-html counts a report as; None for one that it neither counts nor draws."""
+    """The outcome that pytest-html counts a report as; None if it neither counts nor shows the report."""
     if report.outcome == "skipped" and hasattr(report, "wasxfail"):
         return "xfailed"
     if report.when == "call" or report.outcome == "skipped":
@@ -125,6 +125,7 @@ def _shown_as(report: Any) -> str | None:
 def _note(records: Records) -> str:
     count = len(records.by_test)
     return (
-        f"All {count:,} tests are counted below, skipped ones and expected failures too. Tests about models have rows, "
-        "and whatever went wrong, with its traceback. The other tests about images have none: see the table of images."
+        f"All {count:,} tests are counted below, including skipped tests and expected failures. Tests about models "
+        "have rows, and tests that went wrong have rows with a traceback. The other tests about images have no rows: "
+        "see the table of images."
     )

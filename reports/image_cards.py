@@ -1,4 +1,4 @@
-"""Images to look at, as they stand in the page: a card for each, with its attack in every norm."""
+"""The part "Images to look at" of the page: one card per image, with its attacks, and its bounds in every norm."""
 
 import itertools
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ def _subject(picture: Picture) -> tuple[str, int]:
 
 
 def card_link(results: Results, model: str | None, image: int, norm: str | None) -> str:
-    """Where an image is shown: its first card, or its rows in the table."""
+    """Link to an image: to its first card, or to its rows in the table of images if it has no card."""
     for picture in results.pictures:
         if _subject(picture) == (model, image):
             return f"#{_anchor(picture)}"
@@ -97,7 +97,7 @@ def _bounds(row: ImageRow) -> tuple[str, str, str]:
     if row.status == "misclassified":
         return ("", "", "0 (misclassified)")
     nothing = "none found" if row.status == "censored" else ""
-    # A score at the radius of its ball says: at least.
+    # A score at the radius of its ball only means "at least the radius".
     score = (
         f"\N{GREATER-THAN OR EQUAL TO} {_text(row.clever)}" if row.clever_status == "saturated" else _text(row.clever)
     )

@@ -33,7 +33,7 @@ def image_table(results: Results) -> dict[str, Any]:
 
     def line(row: ImageRow) -> list[Any]:
         other = theirs.get((row.norm, row.image)) if row.model == results.model else None
-        # Only where both classify it correctly, as in comparisons.
+        # Only if attacks succeeded on both models; the distance of a misclassified image is 0.
         change = row.distance - other if row.distance and other else None
         return [
             row.image,

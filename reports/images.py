@@ -9,13 +9,19 @@ from robustness_tests.harness.records import BAD, Record
 from robustness_tests.harness.run import Run
 
 VERDICTS = ("failed", "violation", "misclassified", "not judged", "passed")
-"""Of an image, the worst first: a test about it failed; its CLEVER score is above its adversarial distance; the clean
-image is misclassified; there is no score or no distance to hold against each other; all is as it should be."""
+"""Verdicts on an image, the worst first:
+
+- failed: a test about the image failed,
+- violation: its CLEVER score is above its adversarial distance, or missing because gradients are masked,
+- misclassified: the clean image is misclassified,
+- not judged: a test was skipped, for example because there is no score or no distance to compare,
+- passed: nothing is wrong.
+"""
 
 
 @dataclass(frozen=True)
 class ImageRow:
-    """An image, as a model sees it in a norm. What was not measured, or is infinite, is None.
+    """Results for one model, norm and image. Values that were not measured or are infinite are None.
 
     Attributes:
         model: name of the model.
@@ -39,9 +45,9 @@ class ImageRow:
         ratio: CLEVER / adversarial distance.
         trace: adversarial distances after 1, 2, 5, 10, ... queries of the attack.
         forward: forward passes spent on the adversarial distance.
-        stored_at: file below the folder of the measurements and row in it of clean and adversarial image.
+        stored_at: where clean and adversarial image are stored: file in the folder of measurements, and row in it.
         verdict: one of `VERDICTS`.
-        message: why it is not passed, in a sentence.
+        message: reason for any verdict but "passed", in a sentence.
     """
 
     model: str
@@ -112,7 +118,7 @@ SOURCES: dict[str, dict[str, str]] = {
     "clever": {"clever": "clever", "clever_lower": "lower", "clever_upper": "upper", "clever_status": "status"},
     "certified": {"certified": "certified", "certified_status": "status", "exact": "exact"},
 }
-"""What a property of images feeds, see `@pytest.mark.about`: columns of this table, and their names in its record."""
+"""Columns that each property of images feeds (see `@pytest.mark.about`), and their names in its record."""
 
 
 def _row(norm: str, model: str, image: int, records: list[Record]) -> ImageRow:
@@ -124,7 +130,7 @@ def _row(norm: str, model: str, image: int, records: list[Record]) -> ImageRow:
         values |= {column: value for column, value in found.items() if value is not None}
         if feeds == "clever":
             values["clever_verdict"] = record.outcome
-            # The same number; a run of this test alone has it from here.
+            # The same number as from the distance test, in case that test was not run.
             values.setdefault("distance", record.values.get("distance"))
     score, distance = values.get("clever"), values.get("distance")
     if score is not None and distance:
@@ -148,5 +154,5 @@ def _verdict(records: list[Record], values: Mapping[str, Any]) -> tuple[str, str
 
 
 def known(value: float | None) -> bool:
-    """Whether a number is there and positive, as on a logarithmic axis."""
+    """Whether a number is finite and positive, so that a logarithmic axis can show it."""
     return value is not None and math.isfinite(value) and value > 0

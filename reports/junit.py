@@ -1,4 +1,4 @@
-"""JUnit XML: what the run was and how it ended, as properties of the test suite; those of each test are its record."""
+"""JUnit XML: options and verdict of the run as properties of the test suite, and records as properties of tests."""
 
 import pytest
 from _pytest.junitxml import xml_key

@@ -1,4 +1,4 @@
-"""Places in the page that other places lead to."""
+"""Anchors and links within the page."""
 
 import hashlib
 from urllib.parse import urlencode
@@ -10,5 +10,5 @@ def anchor(text: str, kind: str) -> str:
 
 
 def image_link(**wanted: str | int | None) -> str:
-    """The address of the table of images, showing some of them."""
+    """A link to the table of images, filtered and sorted as wanted."""
     return f"#images?{urlencode({name: value for name, value in wanted.items() if value is not None})}"

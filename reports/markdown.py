@@ -30,7 +30,7 @@ def summary(results: Results) -> str:
             parts += [f"### {title}", *([literal(said)] if said else [])]
         if rows:
             shown = table(columns, [[_cell(row, name) for name in columns] for row in rows])
-            # What shows that the numbers are right is long, and read when something is wrong.
+            # This part is long, and only needed when something is wrong.
             parts.append(
                 f"<details><summary>{len(rows)} rows</summary>\n\n{shown}\n\n</details>" if group == "trust" else shown
             )
@@ -58,7 +58,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def literal(text: str) -> str:
-    r"""Text that Markdown shows as it is: no HTML, no links, no mentions of people.
+    r"""Escape text for Markdown: no HTML, no links, no mentions of people.
 
     Example:
         >>> literal("<b> a|b *c* @me")
@@ -71,12 +71,12 @@ def literal(text: str) -> str:
 
 
 ENTITIES = {"#": "&#35;", "@": "&#64;", "$": "&#36;", "://": "&#58;//", "www.": "www&#46;"}
-"""What GitHub would make numbers of issues, people, formulas and links of; the first one is part of the others."""
+"""Signs that GitHub turns into issues, mentions, formulas and links. "#" is first, as the other entities contain it."""
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Write the summary where it was asked for, and where GitHub looks for one; a full disk does not end the report."""
+    """Write the summary to `--summary` and to $GITHUB_STEP_SUMMARY; report it on the terminal if that fails."""
     results = session.config.stash.get(RESULTS, None)
     if results is None:
         return

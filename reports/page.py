@@ -32,7 +32,7 @@ TEMPLATES = jinja2.Environment(
 
 
 def page(results: Results, source: str) -> str:
-    """A page of its own; `source` says what it was made from."""
+    """Render a separate page; `source` names what it was made from."""
     return TEMPLATES.get_template("page.html").render(
         title=title(results),
         css=CSS.read_text(encoding="utf-8"),
@@ -47,7 +47,7 @@ def title(results: Results) -> str:
 
 
 def body(results: Results, *, tests: bool, tests_note: str = "") -> str:
-    """Everything below the title. `tests`: with a table of tests, or with a note where they are."""
+    """Render everything below the title: with a table of tests if `tests` is true, otherwise with `tests_note`."""
     from reports.figures import figures  # noqa: PLC0415  # matplotlib and torch take long to import
 
     drawn = figures(results)
@@ -84,13 +84,13 @@ def body(results: Results, *, tests: bool, tests_note: str = "") -> str:
 
 
 def _header(columns: Sequence[str], group: str) -> list[str]:
-    """Columns after the property: what the model has to do is about the candidate only."""
+    """Columns after the property; without the model in the parts that are about the candidate only."""
     left_out = ("property", "model") if group in ("requirement", "since") else ("property",)
     return [name for name in columns if name not in left_out]
 
 
 MAX_FAILURES = 8
-"""Violated properties that are told in the band; a model that fails everything needs no longer list."""
+"""Largest number of violated properties that the verdict band lists."""
 
 
 def facts(results: Results) -> dict[str, str]:
@@ -126,7 +126,7 @@ def _time(text: str) -> str:
 
 
 def _named(sources: Any, name: str) -> str:
-    """A name, and where it comes from unless the name says so."""
+    """A name, with its source if that is another text."""
     return name if sources[name] == name else f"{name} ({sources[name]})"
 
 
@@ -177,11 +177,11 @@ def _failure(results: Results, row: Row) -> dict[str, Any]:
 
 
 MAX_ROWS = 300
-"""Tests about images that went wrong and have a row. More would make the page slow, and nobody would read them."""
+"""Largest number of rows for tests about images that went wrong: more would make the page slow."""
 
 
 def _worth_a_row(results: Results) -> list[Record]:
-    """Tests about models and those that went wrong; images that are as they should be are in the table of images."""
+    """Tests about models, and tests about images that went wrong; the table of images has the others."""
     found = [record for record in results.records if "image" not in record.about or record.outcome in BAD]
     of_models = [record for record in found if "image" not in record.about]
     of_images = [record for record in found if "image" in record.about]

@@ -1,4 +1,4 @@
-"""Images to look at: the least robust, the wrong scores, the losses, each clean, adversarial, and their difference."""
+"""Images to look at: least robust, wrong scores, largest losses; each as clean, adversarial and difference image."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from reports.images import ImageRow, known
 from robustness_tests.harness.run import Run
 
 if TYPE_CHECKING:
-    # This module is imported by every run of pytest where the suite is installed; these are needed by few.
+    # Every run of pytest imports this module where the suite is installed, but few runs need numpy.
     import numpy as np
     from numpy.typing import NDArray
 
@@ -22,7 +22,7 @@ EACH = 3
 """Images for each reason and norm."""
 
 MAX_SIDE = 96
-"""Pixels of the longer side, at most: larger images are made smaller, so that the report stays small."""
+"""Longest side in pixels: larger images are shrunk, so that the report stays small."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Picture:
         image: dataset index.
         clean: PNG in base64.
         adversarial: PNG in base64, the nearest image that the model puts into another class.
-        difference: PNG in base64: grey is no change, and a change of `scale` is black or white.
+        difference: PNG in base64: grey is no change, white is a change of +`scale`, black of -`scale`.
         scale: the largest change of any value.
     """
 
@@ -53,13 +53,13 @@ class Picture:
 REASONS = {
     "named above": "Images that the violated properties name.",
     "least robust": "Correctly classified images with the smallest adversarial distances of the candidate.",
-    "largest violations": "CLEVER scores of either model that are above the adversarial distance by large factors.",
-    "largest losses": "Images that both classify correctly, and an attacker needs less for the candidate.",
+    "largest violations": "CLEVER scores of either model that exceed the adversarial distance by the largest factors.",
+    "largest losses": "Images that both models classify correctly, but whose distance is smaller for the candidate.",
 }
 
 
 def choose(run: Run, rows: Sequence[ImageRow], named: Iterable[int] = ()) -> list[tuple[str, ImageRow]]:
-    """Which images to look at, with the reason, the worst first; those that are `named` before all."""
+    """Choose the images to look at, each with its reason: first the `named` ones, then the worst for each reason."""
     of_reference = {(row.norm, row.image): row.reach for row in rows if row.model == run.against}
 
     def loss(row: ImageRow) -> float:
@@ -85,7 +85,7 @@ def choose(run: Run, rows: Sequence[ImageRow], named: Iterable[int] = ()) -> lis
 
 
 def pictures(run: Run, rows: Sequence[ImageRow], named: Iterable[int] = ()) -> list[Picture]:
-    """The chosen images as pictures; those whose stored measurements are gone are left out."""
+    """Draw the chosen images; leave out those whose stored measurements are missing."""
     found = ((reason, row, _read(run.measurements, row.stored_at)) for reason, row in choose(run, rows, named))
     return [_picture(reason, row, *pair) for reason, row, pair in found if pair is not None]
 
@@ -123,7 +123,7 @@ def _picture(reason: str, row: ImageRow, clean: NDArray[np.float32], adversarial
 
 
 def png(pixels: NDArray[np.floating]) -> str:
-    """An image, shape (C, H, W), values in [0, 1], as PNG in base64; of many channels the mean is shown.
+    """An image, shape (C, H, W), values in [0, 1], as PNG in base64; the mean of the channels unless there are 1 or 3.
 
     Example:
         >>> import numpy as np

@@ -11,10 +11,10 @@ from robustness_tests.harness.baseline import Baseline
 from robustness_tests.harness.run import Run
 
 OF_THE_MACHINE = ("results", "data_dir", "summary")
-"""Options that no number depends on."""
+"""Options that do not affect any number."""
 
 ELSEWHERE = ("sources", "dataset_source", "thresholds", "baseline")
-"""Options that have a place of their own in results.json."""
+"""Options that results.json stores in another form or place."""
 
 PACKAGES = ("robustness-gate", "torch", "torchvision", "numpy", "scipy", "pytest", "pytest-xdist", "hypothesis")
 
@@ -39,7 +39,7 @@ def versions() -> dict[str, str | None]:
 
 
 def commit() -> str | None:
-    """The commit of the folder that pytest was called in, with "+" if files have changed since; None without git."""
+    """The commit of the current folder, with "+" if tracked files have changed; without git, $GITHUB_SHA or None."""
     stated = os.environ.get("GITHUB_SHA")
     git = shutil.which("git")
     if not git:

@@ -1,4 +1,4 @@
-"""What every report is drawn from: the content of results.json. Its schema is docs/results.md."""
+"""The content of results.json, from which every report is made. docs/results.md describes its schema."""
 
 import inspect
 from collections.abc import Mapping
@@ -21,22 +21,22 @@ class Results:
     """A run, as it is written to results.json and read from it.
 
     Attributes:
-        schema: version of all this.
-        verdict: pass, partial, fail, interrupted, internal error, usage error or no tests: the exit status in words;
-            partial is a pass of some of the properties only.
-        exit_status: of pytest.
-        notes: what a reader has to know before believing the verdict: quick, partial, missing tests.
+        schema: version of the format.
+        verdict: the exit status in words: pass, partial, fail, interrupted, internal error, usage error or no tests;
+            partial means that nothing failed, but not everything was tested.
+        exit_status: exit status of pytest.
+        notes: limits of the verdict, such as quick effort, left out properties or missing tests.
         finished: when the run ended, ISO 8601 in UTC.
         seconds: how long it took.
         commit: of the folder that pytest was called in; None outside of git.
         run: the options.
-        thresholds: what the numbers were held against.
-        versions: of packages.
-        tests: collected, deselected and missing ones.
-        passes: forward and backward passes spent on all images of the run, whether now or when they were stored.
-        measurements: made in this run, and read from the store.
+        thresholds: what the numbers were compared with.
+        versions: versions of packages.
+        tests: numbers of collected, deselected and missing tests.
+        passes: forward and backward passes spent on all images, in this run or when measurements were stored.
+        measurements: numbers of measurements made in this run, and read from the store.
         baseline: the last release, if there was one to compare with.
-        properties: of models first, then those that are tested image by image; what went wrong comes first.
+        properties: properties of models first, then those tested image by image; in both, failed ones come first.
         images: a row for each model, norm and image.
         pictures: images to look at.
         records: every test.
@@ -83,12 +83,12 @@ class Results:
 
     @property
     def quick(self) -> bool:
-        """Whether the budget is one that no release should depend on."""
+        """Whether the effort is quick, which is too little for a release."""
         return bool(self.run["effort"] == "quick")
 
     @property
     def violated(self) -> list[Row]:
-        """Properties that do not hold, in the order of a reviewer's questions."""
+        """Violated properties, in the order of the parts of the report."""
         order = list(GROUPS)
         return sorted((row for row in self.properties if row.outcome in BAD), key=lambda row: order.index(row.group))
 
@@ -97,16 +97,17 @@ class Results:
         return [row for row in self.images if (row.model, row.norm) == (model, norm)]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values only; what is infinite or not a number is None."""
+        """Convert to plain values; infinity and NaN become None."""
         content: dict[str, Any] = plain(asdict(self))
         return content
 
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> "Results":
-        """From the content of a results.json of this schema; fields of a later version are left out.
+        """Read the content of a results.json of this schema; ignore fields of a later version.
 
         Raises:
-            TypeError: for fields that are missing.
+            KeyError: if "notes" or a list of rows is missing.
+            TypeError: if another field is missing.
         """
         lists: dict[str, type[Any]] = {"properties": Row, "images": ImageRow, "pictures": Picture, "records": Record}
         rows: dict[str, Any] = {name: tuple(_of(kind, row) for row in content[name]) for name, kind in lists.items()}
@@ -119,7 +120,7 @@ def _of(kind: type[Kind], fields: Mapping[str, Any]) -> Kind:
 
 
 DAMAGED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
-"""What drawing raises for values that no run writes."""
+"""Errors from drawing a results.json with values that no run writes."""
 
 
 def load_results(path: Path, text: str) -> Results:

@@ -1,4 +1,4 @@
-"""results.json: everything that was measured, for programs. Written at the end of every run, red or green."""
+"""Write results.json, with everything that was measured, at the end of every run, passed or failed."""
 
 import json
 from collections.abc import Generator
@@ -13,7 +13,7 @@ from robustness_tests.harness.run import RUN, is_worker
 
 RESULTS = pytest.StashKey[Results]()
 TROUBLES = pytest.StashKey[list[str]]()
-"""What could not be written, for the terminal: the verdict does not depend on it."""
+"""Problems with writing reports, shown on the terminal; they do not affect the verdict."""
 
 
 def write_results(path: Path, results: Results) -> None:
@@ -27,7 +27,7 @@ def write_results(path: Path, results: Results) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, object]:
-    """Write the file next to the report, unless no test was about a model. Then the other reports show the same."""
+    """Write results.json before the other reports, which show the same results; not if no test was about a model."""
     config = session.config
     if not is_worker(config) and config.stash[RECORDS].ours():
         run = config.stash[RUN]

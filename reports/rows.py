@@ -15,16 +15,16 @@ GROUPS = {
     "trust": "Can these numbers be trusted?",
     "own": "Tests of your own",
 }
-"""What a property is about, in the order in which a reviewer asks."""
+"""Parts of the report, in its order, by group of properties."""
 
 
 GROUP_OF = {"model": "requirement", "release": "since", "numbers": "trust", "suite": "trust"}
-"""Of the concern of a property, see `@pytest.mark.about`; the others are tests of the user's own."""
+"""Group by concern, see `@pytest.mark.about`; properties without one of these are tests of the user."""
 
 
 @dataclass(frozen=True)
 class PropertyDoc:
-    """What a property of `robustness_tests` says of itself.
+    """Docstring and mark of a property of `robustness_tests`.
 
     Attributes:
         claim: the first line of its docstring.
@@ -39,7 +39,7 @@ class PropertyDoc:
 def property_docs() -> dict[str, PropertyDoc]:
     """The properties of `robustness_tests`, by the name of the test function.
 
-    Read and not imported: that would import torch.
+    The files are parsed, not imported: an import would load torch.
     """
     files = Path(robustness_tests.__file__).parent.glob("test_*.py")
     trees = [ast.parse(file.read_text(encoding="utf-8")) for file in files]
@@ -57,7 +57,7 @@ def _about(function: ast.FunctionDef) -> dict[str, str]:
 
 
 def properties_of(with_baseline: bool) -> frozenset[str]:  # noqa: FBT001  # as the run says it
-    """The names of all test functions that a run of the whole gate has, with a last release or without."""
+    """The names of all test functions in a run of the whole gate, with or without a last release."""
     docs = property_docs().items()
     return frozenset(name for name, doc in docs if with_baseline or doc.about.get("concern") != "release")
 
@@ -102,12 +102,12 @@ class Row(Figures):
 
     @property
     def group(self) -> str:
-        """One of `GROUPS`: what a model may lack, or what shows that the suite measures it well."""
+        """The part of the report that the property belongs to: a key of `GROUPS`."""
         return GROUP_OF.get(self.concern or "", "own")
 
     @property
     def silent(self) -> bool:
-        """Whether there is nothing but the reason why it was skipped."""
+        """Whether it was skipped without a value, so that there is only a reason to show."""
         return self.outcome == "skipped" and self.value is None
 
     @property
@@ -122,7 +122,7 @@ class Row(Figures):
 
     @property
     def where(self) -> str:
-        """Norm, epsilon and condition, as far as it has any; in L-infinity, in levels of 8-bit images if whole."""
+        """Norm, epsilon and condition, if any; in L-infinity also epsilon as n/255, if n is a whole number."""
         levels = _levels(self.epsilon) if self.norm == "linf" else None
         perturbation = " ".join(part for part in (self.norm, self.epsilon, levels) if part)
         return ", ".join(part for part in (perturbation, self.condition) if part)
@@ -203,12 +203,12 @@ def _levels(epsilon: str | None) -> str | None:
 
 
 def _beyond(row: Row, value: float | None) -> str:
-    """What stands for an infinite median of a comparison: an attack found nothing for half of the images."""
+    """Text for an infinite median in a comparison: for half of the images, no attack succeeded."""
     return "beyond the attacks" if value is None and row.p_value is not None and row.unit == "distance" else ""
 
 
 def _bracket(row: Row) -> str:
-    """What is known about certificates, attacks and scores, in words."""
+    """Text about certificates, attacks and scores, to follow the measured value."""
     texts = []
     if row.clever_above is not None and row.clever_below is not None:
         texts.append(f" inside, {row.clever_above:.1%} above, {row.clever_below:.1%} below")

@@ -1,6 +1,6 @@
-"""The claims of the study that the suite starts from, beside what a run has measured: `python -m reports.study FILE`.
+"""Compare the claims of the study that the suite starts from with a run: `python -m reports.study FILE`.
 
-Writes a page in Markdown, and its figures as SVG files in a folder beside it.
+Writes a Markdown page, and its figures as SVG files in a folder beside it.
 """
 
 import argparse
@@ -22,13 +22,13 @@ from reports.results import DAMAGED, Results, load_results
 
 @dataclass(frozen=True)
 class Claim:
-    """A number, as the study, its follow-up and a run have it; candidate or corruption-trained model first.
+    """A number from the study, its follow-up and a run; the candidate or corruption-trained model comes first.
 
     Attributes:
         what: the number, in words.
-        study: of 2023, in L-infinity, on 1,000 or 10,000 images.
-        follow_up: with stronger attacks and another recipe, on 500 images.
-        here: of the run.
+        study: value in the study of 2023, in L-infinity, on 1,000 or 10,000 images.
+        follow_up: value in the follow-up, with stronger attacks and another recipe, on 500 images.
+        here: value in the run.
     """
 
     what: str
@@ -47,12 +47,12 @@ PUBLISHED = {
     "robust accuracy at 1/255, linf": ("75.2 % / 65.4 %", ""),
     "robust accuracy at 2/255, linf": ("40.2 % / 33.2 %", ""),
 }
-"""Recomputed from the values for each image that the authors have published: of images classified correctly, and robust
-accuracies of all."""
+"""Recomputed from the per-image values that the authors published: over the correctly classified images, but over all
+images for robust accuracies."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the page and its figures; bad input ends it with one line."""
+    """Write the page and its figures; for bad input, print a one-line error."""
     parser = argparse.ArgumentParser(prog="python -m reports.study", description=__doc__.partition("\n\n")[0])
     parser.add_argument("results", help="results.json of a run with two models")
     parser.add_argument("--output", metavar="FILE", help="default: study.md beside it; figures go to a folder study/")
@@ -163,7 +163,7 @@ def _medians(ours: Sequence[float | None], theirs: Sequence[float | None]) -> st
 
 
 def standalone(svg: str) -> str:
-    """A panel as a file: with the colours of the report, light and dark."""
+    """Add the light and dark colours of the report to a panel, so that it can be a file of its own."""
     css = CSS.read_text(encoding="utf-8")
     light, _, dark = css.partition("prefers-color-scheme: dark")
     rules = [f"svg {{ {' '.join(_colours(part))} }}" for part in (light, dark)]

@@ -58,7 +58,7 @@ def summarise(run: Run, records: Records, exit_status: int) -> Results:
 
 
 MAX_NAMED_IMAGES = 6
-"""Images that violated properties name, and that are shown."""
+"""Largest number of images shown because a violated property names them."""
 
 
 def _named(rows: Sequence[Row], records: Sequence[Record], run: Run) -> list[int]:
@@ -68,7 +68,7 @@ def _named(rows: Sequence[Row], records: Sequence[Record], run: Run) -> list[int
 
 
 def _sorted(rows: Iterable[Row], run: Run) -> list[Row]:
-    """Properties that do not hold come first; else workers finish in any order, and the report has one."""
+    """Sort rows: violated properties first, then a fixed order, because workers finish in any order."""
     norms = list(run.norms)
     rows = list(rows)
     bad = {row.property_name for row in rows if row.outcome in BAD}
@@ -85,7 +85,7 @@ def _sorted(rows: Iterable[Row], run: Run) -> list[Row]:
 
 
 def _judged(rows: Iterable[Row]) -> bool:
-    """Whether anything was asked of the model at all."""
+    """Whether any requirement of the model was tested."""
     return any(row.outcome != "skipped" and row.concern in ("model", "release") for row in rows)
 
 
@@ -114,7 +114,7 @@ def _notes(run: Run, records: Records, rows: Sequence[Row]) -> list[str]:
             "model to compare it with. The numbers below are measured and not judged. Not for a release."
         )
     if run.thresholds.others:
-        notes.append(f"Thresholds for others, not used: {', '.join(run.thresholds.others)}.")
+        notes.append(f"Not used: thresholds for other models or datasets ({', '.join(run.thresholds.others)}).")
     if run.baseline is not None:
         notes += _notes_of_baseline(run.baseline, run)
     if run.model == run.against:
@@ -164,7 +164,7 @@ def _image_row(run: Run, name: str, model: str, norm: str, group: Sequence[Recor
 
 
 MAX_TESTS = 20
-"""Tests about images that a row links to; all of them are in the table of images."""
+"""Largest number of failed tests about images that a row lists; the table of images has all of them."""
 
 
 def _model_row(record: Record, run: Run) -> Row:

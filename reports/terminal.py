@@ -11,7 +11,7 @@ from robustness_tests.harness.run import RUN
 
 
 def table(results: Results) -> list[str]:
-    """The rows as lines of text, in columns; those that are empty in every row are left out."""
+    """The rows as lines of text in aligned columns, without columns that are empty in every row."""
     lines = [HEADER, *(cells(row) for row in results.properties)]
     used = [HEADER.index(name) for name in used_columns(results.properties)]
     widths = [max(len(line[column]) for line in lines) for column in used]

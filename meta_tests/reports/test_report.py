@@ -252,9 +252,9 @@ def test_answers_say_what_the_numbers_say():
     beats = model_record("test_candidate_beats_reference_in_adversarial_distance", values=better, norm="linf")
     results = results_of(share, beats)
     assert conclusion(results, "trust") == (
-        "CLEVER is a lower bound for most images here, and wrong for some (needed: for 95%): in linf the score of "
-        "robust is above the adversarial distance, or missing, for 4 of 100 images, and the median score is 0.88 of "
-        "it (tight)."
+        "CLEVER is a lower bound for most images here, and wrong for some (required: 95% of images): in linf the "
+        "score of robust exceeds the adversarial distance or is missing for 4 of 100 images, and the median of CLEVER "
+        "/ distance is 0.88 (tight)."
     )
     assert conclusion(results, "requirement") == (
         "robust is shown to be better than standard in 1 of 1 comparisons on the same images: adversarial distance, "

@@ -92,6 +92,17 @@ def network(text, folder, dataset="digits"):
     return load_model(model_source(str(text), dataset_source(dataset, folder), folder), folder, CPU)
 
 
+def test_a_class_is_called(tmp_path):
+    """Also one that has `__getitem__`, as a subclass of `nn.Sequential` or of `Dataset` has."""
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Sequential):\n"
+        "    def __init__(self):\n"
+        "        super().__init__(nn.Flatten(), nn.Linear(64, 10))\n"
+    )
+    assert network(f"{tmp_path}/net.py:Net", tmp_path)(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+
+
 @pytest.mark.parametrize(("workers", "certify"), [("-n0", "auto"), ("-n2", "off")])
 def test_unseen_network_and_data_run_at_first_try(gate, workers, certify):
     write_network(gate.folder)
@@ -501,7 +512,7 @@ def test_missing_files_of_cifar10_end_the_training_in_a_sentence(tmp_path, monke
     monkeypatch.setattr(CIFAR10, "download", no_download)
     with pytest.raises(SystemExit):
         training.main(["--dataset", "cifar10", "--data-dir", str(tmp_path), "--output", str(tmp_path / "weights")])
-    assert "cifar-10-batches-py/data_batch_1 as CIFAR-10 has it, and no download" in capsys.readouterr().err
+    assert "cifar-10-batches-py/data_batch_1, and no download" in capsys.readouterr().err
 
 
 def test_cifar10_is_read_as_its_authors_wrote_it(tmp_path, monkeypatch):
@@ -516,7 +527,7 @@ def test_cifar10_that_somebody_has_changed_is_not_unpickled(tmp_path, monkeypatc
     cifar_batch(tmp_path, monkeypatch)
     (tmp_path / CIFAR10.base_folder / "test_batch").write_bytes(pickle.dumps(wrong_subjects.Items))
     monkeypatch.setattr(CIFAR10, "url", "http://127.0.0.1:9/none")
-    with pytest.raises(ValueError, match=r"got no file .*test_batch as CIFAR-10 has it, and no download"):
+    with pytest.raises(ValueError, match=r"got no valid CIFAR-10 file .*test_batch, and no download"):
         load("cifar10", tmp_path)
 
 

@@ -26,8 +26,8 @@ MODELS = {
     "fewer_classes": "got labels from 0 to 9 and a model of 5 classes, expected 0 to 4",
     "hidden_dropout": "outputs that differ by up to * between two calls on the same images",
     "mixes_images": "expected a deterministic model whose images do not influence each other",
-    "takes_bytes": "about as much as guessing one of 10 classes: for images in 0 to 255 it has *: wrap the net",
-    "labels_from_one": "with labels + 1 it has *: number the labels as in training",
+    "takes_bytes": "about as much as guessing one of 10 classes: with images in 0 to 255 it is *: wrap the net",
+    "labels_from_one": "with labels + 1 it is *: number the labels as in training",
     "rounded": "got a gradient of the image that is zero for all of 16 images",
     "without_gradient": "got logits without a gradient of the image, expected a differentiable model: is there a no_",
     "training_mode": "in training mode, expected evaluation mode: call model.eval()",
@@ -54,7 +54,7 @@ DATASETS = {
     "channels_last": "got floating-point images of shape (60, 8, 8, 3), expected (N, C, H, W)*transpose(0, 3, 1, 2)",
     "bytes_with_channels_first": "got uint8 images of shape (60, 3, 8, 8), expected (N, H, W, C)*transpose(0, 2, 3, 1)",
     "nan_image": "got NaN or infinity in image 3, expected values in [0, 1]",
-    "too_few_labels": "got 60 images and labels of shape (59,), expected as many of both",
+    "too_few_labels": "got 60 images and labels of shape (59,), expected one label per image",
     "labels_of_floats": "got labels of float32, expected whole numbers: labels.astype('int64')",
     "no_images": "got 0 images",
     "no_pixels": "got images of shape (3, 1, 0, 0), expected pixels",
@@ -235,7 +235,7 @@ FILES = {
     "no CIFAR-10, no network": (
         lambda _: None,
         [*NET, "--dataset", "cifar10", "--data-dir=data"],
-        "got no file *data/cifar-10-batches-py/test_batch as CIFAR-10 has it, and no download (*: unpack cifar-10",
+        "got no valid CIFAR-10 file *data/cifar-10-batches-py/test_batch, and no download (*: unpack cifar-10",
     ),
     "no CIFAR-10-C, no network": (
         lambda _: None,

@@ -34,7 +34,7 @@ Numbers = NDArray[np.float64]
 
 
 def finite_distances(rows: Sequence[ImageRow]) -> tuple[Numbers, int]:
-    """Sorted distances, and how many images there are with a status: a censored one is larger than any."""
+    """The sorted finite distances, and the number of images with a status: censored distances count as infinite."""
     judged = [row for row in rows if row.status]
     return np.sort([row.distance for row in judged if row.distance is not None]), len(judged)
 
@@ -108,7 +108,7 @@ def _robust_of_model(
 
 
 def _certified(axes: Axes, rows: Sequence[ImageRow]) -> list[str]:
-    # An image without a certificate counts, as one that is certified for nothing.
+    # An image without a certificate counts as certified up to 0.
     tried = [row for row in rows if row.certified_status]
     if not any(row.certified for row in tried):
         return []
@@ -186,7 +186,7 @@ def _brackets(rows: Sequence[ImageRow], number: int, axes: Axes) -> str:
 
 
 def convergence(results: Results) -> list[Panel]:
-    """How the distances came down with the queries of the attack: median and worst tenth, in parts of the last ones."""
+    """Distance after each number of queries, divided by the final distance: median and 90th percentile."""
     panels = []
     for norm in results.norms:
         traces = {
@@ -202,14 +202,14 @@ def convergence(results: Results) -> list[Panel]:
 def _convergence(traces: dict[str, Numbers], models: Sequence[str], axes: Axes) -> str:
     texts, longest = [], 2
     for model, trace in traces.items():
-        # Nothing found yet: larger than any.
+        # Nothing found yet counts as infinite.
         ratios = np.where(np.isnan(trace), np.inf, trace) / trace[:, -1:]
         last = int(np.argmax((ratios <= 1).all(axis=0))) + 1
         queries, longest = TRACED[:last], max(longest, last)
         middle, tenth = (np.quantile(ratios, part, axis=0, method="higher")[:last] for part in (0.5, 0.9))
         shown = colour(models.index(model))
         axes.plot(queries, middle, color=shown, marker="o", markersize=3.5, label=f"{short(model)}, median")
-        axes.plot(queries, tenth, color=shown, linestyle=":", label=f"{short(model)}, worst tenth")
+        axes.plot(queries, tenth, color=shown, linestyle=":", label=f"{short(model)}, 90th percentile")
         texts.append(f"the median of {model} is within 1 % of its end after {_within(queries, middle)} queries")
     axes.set(xscale="log", xlabel="queries of the attack on an image", ylabel="distance / distance at the end")
     axes.set_ylim(0.98, 2.0)

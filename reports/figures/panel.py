@@ -1,4 +1,4 @@
-"""A panel: axes that a function draws into, as SVG text, without a display; the same bytes for the same numbers."""
+"""Draw a panel as SVG text, without a display; the same numbers give the same bytes."""
 
 import io
 import re
@@ -27,7 +27,7 @@ PLACEHOLDERS = {
 """Colours by role, as drawn. In the SVG they become variables of report.css, which has a light and a dark value."""
 
 ROLES = ("candidate", "reference")
-"""Of the models of a run, in order; each with a colour, a marker and a line of its own."""
+"""Roles of the models of a run, in order; each has its own colour, marker and line style."""
 
 MARKERS = ("o", "s")
 LINES = ("-", "--")
@@ -37,10 +37,10 @@ NORM_NAMES = {"linf": "L-infinity", "l2": "L2", "l1": "L1"}
 SIZE = (4.6, 3.7)
 
 MANY = 500
-"""Points of a panel above which they are drawn as one picture: a browser takes long for thousands of elements."""
+"""With more points than this, a panel is rasterized: browsers are slow with thousands of SVG elements."""
 
 LONG = 26
-"""Characters of a label of a legend that has a place beside it for another one."""
+"""Length of the longest label, in characters, with which a legend still has two columns."""
 
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -77,7 +77,7 @@ class Panel:
 
 
 def panel(title: str, draw: Callable[[Axes], str]) -> Panel:
-    """Let `draw` draw into axes, and return what it says about them with the SVG."""
+    """Draw a panel: `draw` draws into the axes and returns the text alternative."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=SIZE, layout="constrained")
         axes = figure.subplots()
@@ -99,12 +99,12 @@ def column(rows: Sequence[object], name: str) -> NDArray[np.float64]:
 
 
 def whole_numbers(axis: Axis) -> None:
-    """Ticks for counts."""
+    """Put ticks at whole numbers only."""
     axis.set_major_locator(MaxNLocator(integer=True))
 
 
 def plain_logarithmic(axis: Axis) -> None:
-    """Numbers on a logarithmic axis as people write them: 0.05 and not a power of ten."""
+    """Label a logarithmic axis with plain numbers such as 0.05, not powers of ten."""
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_locator(NullLocator())
@@ -113,14 +113,14 @@ def plain_logarithmic(axis: Axis) -> None:
 def _for_page(svg: str) -> str:
     for role, colour in PLACEHOLDERS.items():
         svg = svg.replace(colour, f"var(--{role})")
-    # Names of groups would be there once for each figure; ids that something refers to are not on groups.
+    # Remove the ids of groups, which would repeat in every figure. Ids that are referred to are on other elements.
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     return re.sub(r'(<svg[^>]*?) width="[^"]*" height="[^"]*"|(<svg[^>]*?) height="[^"]*"', _sized, svg, count=1)
 
 
 def _sized(found: re.Match[str]) -> str:
-    """The element without a fixed size: it is as wide as its place."""
+    """Remove the fixed size, so that the SVG is as wide as its container."""
     return re.sub(r' (width|height)="[^"]*"', "", found.group(0))
 
 
@@ -130,7 +130,7 @@ def colour(number: int) -> str:
 
 
 def short(name: str, longest: int = 34) -> str:
-    """A name that fits into a legend, and that matplotlib does not take for a private one."""
+    """Shorten a name for a legend; put a space before an underscore, as matplotlib hides labels that start with one."""
     name = f" {name}" if name.startswith("_") else name
     half = (longest - 1) // 2
     return name if len(name) <= longest else f"{name[:half]}\N{HORIZONTAL ELLIPSIS}{name[-half:]}"

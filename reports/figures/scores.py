@@ -79,7 +79,7 @@ def _scatter(rows: Sequence[ImageRow], number: int, axes: Axes) -> str:
 
 
 def fits(results: Results) -> list[Panel]:
-    """Of the candidate's image whose score is nearest to its distance, or above: its convergence, and its fit."""
+    """Convergence and fit of one score: of the candidate's image with the largest CLEVER / distance, for each norm."""
     panels = []
     for norm in results.norms:
         fit = _fit_of(results, norm)

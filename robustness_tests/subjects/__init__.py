@@ -1,1 +1,1 @@
-"""What is put to the test: models, datasets, the bundled weights and how they were trained."""
+"""The models and datasets under test, the bundled weights, and the code that trained them."""

@@ -17,25 +17,23 @@ CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog
 
 @dataclass(frozen=True)
 class DatasetCard:
-    """A dataset as the command line, the ids of the tests and the report know it.
+    """A bundled dataset, as named on the command line, in test ids and in the report.
 
     Attributes:
-        name: the word for `--dataset`.
-        description: one line for the report.
-        test_images: size of the test split; a dataset index is below it.
+        name: the value for `--dataset`.
+        test_images: size of the test split; every dataset index is below it.
         classes: number of classes.
-        channels: colour channels.
-        values: of an image: channels, height and width multiplied.
-        clever_radius: radius of CLEVER's ball for each norm, in units of the image range. A constant of the dataset,
+        channels: number of colour channels.
+        values: number of values in an image: channels x height x width.
+        clever_radius: radius of CLEVER's ball for each norm, in units of the image range. A constant of the dataset:
             two to four times the median adversarial distance of its robust model, so that the cap does not decide the
-            score; more in L1, since random points of an L1 ball hardly ever come near its corners.
-        images: how many are measured by default: a run should end within ten minutes on two cores.
-        class_names: of the classes, if they have any but their numbers.
-        sha256: digest of the file of the images; empty where a library has them.
+            score. It is larger in L1, because random points of an L1 ball hardly ever come near its corners.
+        images: number of images measured by default, so that a run ends within ten minutes on two cores.
+        class_names: names of the classes; empty if they have only numbers.
+        sha256: digest of the image file; empty if a library provides the images.
     """
 
     name: str
-    description: str
     test_images: int
     classes: int
     channels: int
@@ -51,10 +49,10 @@ class DatasetCard:
         return DATA / f"{self.name}.npz"
 
     def check_file(self) -> None:
-        """Refuse a file of images that is missing or not the one of this catalog.
+        """Check that the image file exists and has the digest in this catalog.
 
         Raises:
-            ValueError: with both digests.
+            ValueError: if the file is missing or has another digest.
         """
         _check_digest(self.file, self.sha256, f"dataset {self.name!r}", "reinstall the package")
 
@@ -79,18 +77,16 @@ class ModelCard:
     """A bundled model: its architecture, and the file that holds its weights.
 
     Attributes:
-        name: the word for `--model` and `--against`.
-        description: one line for the report.
-        dataset: the dataset that it was trained on.
-        architecture: which network, and how large.
-        mean: of the normalisation inside the network, for each channel.
-        std: of the normalisation inside the network, for each channel.
+        name: the value for `--model` and `--against`.
+        dataset: name of the bundled dataset that it classifies.
+        architecture: type and size of the network.
+        mean: mean of each channel, for the normalisation inside the network.
+        std: standard deviation of each channel, for the normalisation inside the network.
         sha256: digest of the weights file.
-        least_clean_accuracy: below this on the test split, the weights are not those that were trained.
+        least_clean_accuracy: lowest accepted clean accuracy on the test split.
     """
 
     name: str
-    description: str
     dataset: str
     architecture: WideResNetShape | FullyConnectedShape
     mean: tuple[float, ...]
@@ -104,10 +100,10 @@ class ModelCard:
         return WEIGHTS / f"{self.dataset}-{self.name}.safetensors"
 
     def check_weights(self) -> None:
-        """Refuse a weights file that is missing or not the one that was trained.
+        """Check that the weights file exists and has the digest in this catalog.
 
         Raises:
-            ValueError: with both digests.
+            ValueError: if the file is missing or has another digest.
         """
         to_do = "reinstall the package, or write the new digest into catalog.py if you have trained anew"
         _check_digest(self.weights, self.sha256, f"model {self.name!r}", to_do)
@@ -124,18 +120,18 @@ def _check_digest(file: Path, sha256: str, what: str, to_do: str) -> None:
 DATASETS = {
     card.name: card
     for card in [
+        # Handwritten digits, 8x8 grey (scikit-learn), every fifth image for testing.
         DatasetCard(
             name="digits",
-            description="handwritten digits, 8x8 grey (scikit-learn), every fifth image for testing",
             test_images=360,
             classes=10,
             channels=1,
             values=64,
             clever_radius={"linf": 0.25, "l2": 1.25, "l1": 6.0},
         ),
+        # The first 500 test images of CIFAR-10 (Krizhevsky 2009), 32x32 RGB.
         DatasetCard(
             name="cifar10-sample",
-            description="the first 500 test images of CIFAR-10 (Krizhevsky 2009), 32x32 RGB",
             test_images=500,
             classes=10,
             channels=3,
@@ -151,9 +147,9 @@ DATASETS = {
 MODELS = {
     (card.dataset, card.name): card
     for card in [
+        # WideResNet-10-1, trained on shifted digits.
         ModelCard(
             name="standard",
-            description="WideResNet-10-1, trained on shifted digits",
             dataset="digits",
             architecture=WideResNetShape(depth=10, width=1),
             mean=(0.5,),
@@ -161,9 +157,9 @@ MODELS = {
             sha256="80eeaec08fdb091d8822c63983efb338989249b981263f14e4e3715ba24aace9",
             least_clean_accuracy=0.98,
         ),
+        # WideResNet-10-1, trained on shifted digits with random Linf, L2, L1 and L0 corruptions.
         ModelCard(
             name="robust",
-            description="WideResNet-10-1, trained on shifted digits with random Linf, L2, L1 and L0 corruptions",
             dataset="digits",
             architecture=WideResNetShape(depth=10, width=1),
             mean=(0.5,),
@@ -171,9 +167,9 @@ MODELS = {
             sha256="cff91d702ca560d9e65bbfe04921f4d2ce589dbe1af01faa9eca866acef3196b",
             least_clean_accuracy=0.98,
         ),
+        # Fully connected 64-32-10, trained on digits with random Linf, L2, L1 and L0 corruptions.
         ModelCard(
             name="mlp",
-            description="fully connected 64-32-10, trained on digits with random Linf, L2, L1 and L0 corruptions",
             dataset="digits",
             architecture=FullyConnectedShape(hidden=(32,)),
             mean=(0.5,),
@@ -181,9 +177,9 @@ MODELS = {
             sha256="9bec3d811b08ce8093d3ebed4f459b4103ba9ec7c935afb738d0662f172b18e5",
             least_clean_accuracy=0.96,
         ),
+        # WideResNet-16-1, trained on flipped and shifted images.
         ModelCard(
             name="standard",
-            description="WideResNet-16-1, trained on flipped and shifted images",
             dataset="cifar10-sample",
             architecture=WideResNetShape(depth=16, width=1),
             mean=(0.5, 0.5, 0.5),
@@ -191,9 +187,9 @@ MODELS = {
             sha256="886d19547d78b91c11753fbb34b4a5a266461441bf86a84392267fe40e8b2ea9",
             least_clean_accuracy=0.84,
         ),
+        # WideResNet-16-1, trained on such images with random Linf, L2, L1 and L0 corruptions.
         ModelCard(
             name="robust",
-            description="WideResNet-16-1, trained on such images with random Linf, L2, L1 and L0 corruptions",
             dataset="cifar10-sample",
             architecture=WideResNetShape(depth=16, width=1),
             mean=(0.5, 0.5, 0.5),

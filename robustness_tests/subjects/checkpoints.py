@@ -1,4 +1,4 @@
-"""Files of weights: read as weights, and never unpickled, whoever calls `torch.load`."""
+"""Make `torch.load` read weights only, so that it never unpickles code, no matter which library calls it."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -16,14 +16,14 @@ NUMBERS_OF_NUMPY: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64")),
     *((MAKES_A_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
 ]
-"""What published checkpoints hold beside tensors, an accuracy for example. Making a number runs no code."""
+"""What published checkpoints contain besides tensors, for example an accuracy. Unpickling a number runs no code."""
 
 
 @contextmanager
 def weights_only() -> Iterator[None]:
-    """Let every `torch.load` refuse pickles that are more than tensors and numbers, whatever its caller asks for.
+    """Make every `torch.load` refuse pickles with anything but tensors and numbers, whatever its caller passes.
 
-    timm and torch.hub ask for `weights_only=False`; the variable that torch reads wins over them.
+    timm and torch.hub pass `weights_only=False`; the environment variable overrides that.
     """
     before = {name: os.environ.pop(name, None) for name in (FORCE, FORCE_NOT)}
     os.environ[FORCE] = "1"

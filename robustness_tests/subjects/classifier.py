@@ -1,4 +1,4 @@
-"""A wrapper that makes a classifier of a network: normalisation inside, evaluation mode, parameters frozen."""
+"""A wrapper that turns a network into a classifier: normalisation inside, evaluation mode, frozen parameters."""
 
 from collections.abc import Sequence
 
@@ -7,22 +7,22 @@ from torch import Tensor, nn
 
 
 class Classifier(nn.Module):
-    """A network behind `(images - mean) / std`, so that it takes images in [0, 1] as the suite hands them over.
+    """A network that first computes `(images - mean) / std`, so that it takes images in [0, 1] like those of the suite.
 
-    In evaluation mode, and with parameters that need no gradient. Three mistakes that it is there to prevent:
+    The network is put into evaluation mode, and its parameters are frozen. Avoid three mistakes:
 
-    1. Normalising the dataset instead of the model. Perturbations and their norms would then be in units of `std`, and
-       images in another box than [0, 1].
-    2. Normalising twice, in the dataset and in the model, or with the means of another scale: those of images in 0 to
-       255 are 255 times as large. Accuracy is then near guessing, which the suite refuses.
-    3. Returning `softmax(logits)`. Margins of probabilities cannot be compared: give the input of the softmax.
+    1. Normalising the dataset instead of inside the model. Perturbations and their norms would be in units of `std`,
+       and images would not be in [0, 1].
+    2. Normalising twice (in the dataset and in the model), or with means on the wrong scale: for images in 0 to 255,
+       means are 255 times as large. Accuracy is then close to chance, and the suite refuses the model.
+    3. Returning `softmax(logits)`. Margins of probabilities cannot be compared: return the input of the softmax.
 
     Args:
         network: from normalised images to logits (N, K).
         normalize: the mean and the standard deviation of each channel, in units of images in [0, 1].
 
     Raises:
-        ValueError: for numbers of mean and std that differ, or a std that is not positive.
+        ValueError: if the numbers of means and stds differ, a value is not finite, or a std is not positive.
 
     Example:
         >>> network = nn.Sequential(nn.Flatten(), nn.Linear(12, 10))

@@ -1,4 +1,4 @@
-"""Datasets: images in [0, 1] with their classes, by dataset index, from wherever the command line says."""
+"""Load the dataset that the command line names: images in [0, 1] and labels, by dataset index."""
 
 import zipfile
 import zlib
@@ -16,15 +16,15 @@ from robustness_tests.subjects.sources import CORRUPTIONS, Source
 
 
 def load_dataset(source: Source, data_dir: Path, count: int | None = None) -> Images:
-    """The first `count` images of the test split of a dataset, or all.
+    """Load the first `count` images of the test split of a dataset, or all.
 
     Args:
-        source: which dataset.
-        data_dir: folder of datasets that have names; what is missing there is downloaded to it.
-        count: how many images are needed, at most.
+        source: the dataset.
+        data_dir: folder of CIFAR-10 and CIFAR-10-C; missing files are downloaded to it.
+        count: number of images to load; digits are always loaded completely.
 
     Raises:
-        ValueError: if there are no such images, or they are not what `images_and_labels` expects.
+        ValueError: if the images cannot be read, or are not what `images_and_labels` expects.
     """
     loaders: dict[str, Callable[[], Images]] = {
         "bundled": lambda: bundled_images(source.name, count),
@@ -75,14 +75,14 @@ def digits(split: str) -> Images:
 
 
 def cifar10(data_dir: Path, count: int | None = None, *, train: bool = False) -> Images:
-    """The 10,000 test images of CIFAR-10 (Krizhevsky 2009), by torchvision; downloaded to `data_dir` if not there.
+    """The 10,000 test images of CIFAR-10 (Krizhevsky 2009), from torchvision; downloaded to `data_dir` if missing.
 
-    With `train`, the 50,000 images for training.
+    With `train`, the 50,000 training images instead.
 
-    torchvision unpickles the files of the authors, after it has compared their digests with the known ones.
+    torchvision checks the digests of the authors' files before it unpickles them.
 
     Raises:
-        ValueError: if they are not there and cannot be downloaded, with where to put them.
+        ValueError: if the files are missing and cannot be downloaded; the message says where to put them.
     """
     from torchvision.datasets import CIFAR10  # noqa: PLC0415  # slow to import
 
@@ -95,7 +95,7 @@ def cifar10(data_dir: Path, count: int | None = None, *, train: bool = False) ->
     except (OSError, RuntimeError) as error:
         missing = data_dir / CIFAR10.base_folder / ("data_batch_1" if train else "test_batch")
         raise ValueError(
-            f"got no file {missing} as CIFAR-10 has it, and no download ({one_line(error)}): unpack {CIFAR10.filename} "
+            f"got no valid CIFAR-10 file {missing}, and no download ({one_line(error)}): unpack {CIFAR10.filename} "
             "in that folder, or give --data-dir=DIR"
         ) from error
     return images_and_labels(dataset.data, np.asarray(dataset.targets), count)
@@ -106,11 +106,11 @@ def cifar10_c(corruption_and_severity: str, data_dir: Path, count: int | None = 
 
     Args:
         corruption_and_severity: "fog:3", for example.
-        data_dir: where the folder CIFAR-10-C is; RobustBench downloads it there if it is not.
-        count: how many images are needed, at most.
+        data_dir: folder that contains the folder CIFAR-10-C; RobustBench downloads it if it is missing.
+        count: number of images to load; all of them if None.
 
     Raises:
-        ValueError: if they are not there and cannot be downloaded, with where to put them.
+        ValueError: if the files are missing and cannot be downloaded; the message says where to put them.
     """
     corruption, _, severity = corruption_and_severity.partition(":")
     corrupted = data_dir / "CIFAR-10-C"
@@ -135,7 +135,7 @@ def cifar10_c(corruption_and_severity: str, data_dir: Path, count: int | None = 
 
 
 def common_corruptions(data_dir: Path, count: int) -> Iterator[tuple[str, Images]]:
-    """The first images of each corruption and severity of CIFAR-10-C, with its name; none where it is not there."""
+    """Yield name and first images of each corruption and severity of CIFAR-10-C, as far as the files exist."""
     if (data_dir / "CIFAR-10-C" / "labels.npy").is_file():
         for corruption in CORRUPTIONS:
             if (data_dir / "CIFAR-10-C" / f"{corruption}.npy").is_file():

@@ -11,11 +11,11 @@ class FullyConnected(nn.Module):
     """A fully connected ReLU network from images in [0, 1] to logits (N, `classes`), normalisation inside.
 
     Args:
-        inputs: values of an image.
+        inputs: number of values in an image.
         hidden: sizes of the hidden layers.
         classes: number of logits.
-        mean: of the normalisation.
-        std: of the normalisation.
+        mean: mean for the normalisation.
+        std: standard deviation for the normalisation.
     """
 
     def __init__(self, inputs: int, hidden: Sequence[int], classes: int, mean: float, std: float) -> None:

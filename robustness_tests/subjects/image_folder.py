@@ -15,10 +15,10 @@ from robustness_tests.subjects.objects import one_line
 
 
 def image_folder(path: Path, count: int | None = None) -> Images:
-    """The images of a folder, by torchvision's ImageFolder; RGB, of one size.
+    """Load the images of a folder with torchvision's ImageFolder, as RGB; all must have the same size.
 
-    Class numbers are those of the sorted names of the folders. The images are taken from the classes in turn, the first
-    file of each, then the second of each, so that the first N images of the dataset are not all of one class.
+    Classes are numbered by the sorted names of their subfolders. Images are taken from the classes in turn (the first
+    file of each, then the second of each, and so on), so that the first N images are not all of one class.
 
     Raises:
         ValueError: if there are no images, they are of several sizes, or one cannot be read.
@@ -27,8 +27,8 @@ def image_folder(path: Path, count: int | None = None) -> Images:
         dataset = _VisibleFolder(str(path), loader=_picture)
     except (OSError, RuntimeError) as error:
         raise ValueError(
-            f"got a folder {path.name} without images ({one_line(error)}), expected a folder of image files for each "
-            "class in it"
+            f"got a folder {path.name} without images ({one_line(error)}), expected one subfolder of image files "
+            "for each class"
         ) from error
     files = [file for file, _ in dataset.samples]
     order = _in_turn(dataset.targets)
@@ -51,7 +51,7 @@ def image_folder(path: Path, count: int | None = None) -> Images:
 
 
 class _VisibleFolder(ImageFolder):  # type: ignore[misc]  # torchvision has no types
-    """Without the hidden folders that tools leave behind: they are no classes."""
+    """An ImageFolder that ignores hidden folders: tools leave them behind, and they are not classes."""
 
     def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
         """The names of the folders that do not start with a dot, in order, and their numbers."""

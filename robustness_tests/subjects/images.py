@@ -13,10 +13,10 @@ from torch import Tensor
 from robustness_tests.subjects.objects import one_line
 
 MAX_LABEL = 10**6
-"""No classifier has so many classes."""
+"""Largest label that is accepted: no classifier has that many classes."""
 
 CHANNELS = (1, 2, 3, 4)
-"""A dimension of another size is not taken for the channels."""
+"""Accepted numbers of channels; a dimension of another size is not the channels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +28,7 @@ class Images:
         labels: class numbers, int64, shape (N,).
         split_size: how many images the split has; None if these are all.
         known_largest: the largest label of the split, as far as labels are known without loading images.
-        class_names: of the folders that the classes are in; empty for other datasets.
+        class_names: names of the classes, for image folders and bundled datasets; empty for others.
     """
 
     images: Tensor
@@ -57,15 +57,15 @@ class Images:
 
 
 def images_and_labels(images: Any, labels: Any, count: int | None = None) -> Images:
-    """Images and labels as the metrics want them, from arrays or tensors as users have them.
+    """Convert arrays or tensors of images and labels to the form that the metrics expect.
 
     Args:
         images: uint8 in 0 to 255, shape (N, H, W, C) or (N, H, W); or floating-point in [0, 1], shape (N, C, H, W).
         labels: class numbers from 0 on, shape (N,).
-        count: how many of them are needed, at most.
+        count: number of images to convert, from the first on; all of them if None.
 
     Raises:
-        ValueError: for another type, shape or range, with what was got, what is expected, and what to do.
+        ValueError: for an unsupported type, shape or range; the message says what to do.
 
     Example:
         >>> images_and_labels(np.full((2, 8, 8, 3), 255, np.uint8), np.array([0, 1])).images.shape
@@ -78,7 +78,7 @@ def images_and_labels(images: Any, labels: Any, count: int | None = None) -> Ima
     if not of_bytes and some.dtype not in (np.float16, np.float32, np.float64):
         raise ValueError(f"got images of {some.dtype}, expected uint8 in 0 to 255, or floating-point numbers in [0, 1]")
     some = _with_channels_last(some) if of_bytes else _with_channels_first(some)
-    values = torch.from_numpy(some.copy())  # of its own, contiguous: a file may be mapped into memory
+    values = torch.from_numpy(some.copy())  # a contiguous copy: a file may be mapped into memory
     scaled = values.float().div(255) if of_bytes else values.float()
     return Images(scaled.contiguous(), torch.from_numpy(chosen), total, int(arrays[1].max()))
 
@@ -94,7 +94,9 @@ def _checked_labels(labels: NDArray[Any], images: int) -> int:
     if labels.ndim == 2 and labels.shape[1] > 1:
         raise ValueError(f"got labels of shape {labels.shape}, expected class numbers (N,): labels.argmax(axis=1)")
     if labels.ndim != 1 or len(labels) != images or not images:
-        raise ValueError(f"got {images} images and labels of shape {labels.shape}, expected as many of both, 1 or more")
+        raise ValueError(
+            f"got {images} images and labels of shape {labels.shape}, expected one label per image, 1 or more images"
+        )
     if labels.dtype.kind not in "iu":
         raise ValueError(f"got labels of {labels.dtype}, expected whole numbers: labels.astype('int64')")
     if int(labels.min()) < 0 or int(labels.max()) > MAX_LABEL:
@@ -117,7 +119,7 @@ def _with_channels_last(images: NDArray[Any]) -> NDArray[Any]:
 
 
 def _with_channels_first(images: NDArray[Any]) -> NDArray[Any]:
-    """Numbers (N, C, H, W) in [0, 1], as they are."""
+    """Check floating-point images (N, C, H, W) in [0, 1], and return them unchanged."""
     if not images.size:
         raise ValueError(f"got images of shape {images.shape}, expected pixels")
     if images.ndim != 4 or (images.shape[1] not in CHANNELS and images.shape[3] in CHANNELS):
@@ -138,10 +140,12 @@ def _with_channels_first(images: NDArray[Any]) -> NDArray[Any]:
 
 
 def from_object(found: Any, count: int | None = None) -> Images:
-    """A dataset of a user: a pair (images, labels), or a `torch.utils.data.Dataset` of pairs (image, label).
+    """Load a user's dataset: images and labels, or a `torch.utils.data.Dataset` of pairs (image, label).
+
+    Images and labels are a pair, or a mapping with the keys "images" and "labels".
 
     Raises:
-        ValueError: if it is neither, or an item of it raises.
+        ValueError: if it is neither, or one of its items raises.
     """
     if isinstance(found, Mapping) and found.keys() >= {"images", "labels"}:
         return images_and_labels(found["images"], found["labels"], count)
@@ -175,7 +179,7 @@ def from_object(found: Any, count: int | None = None) -> Images:
 
 
 def _is_of_numbers(labels: Any) -> bool:
-    """Whether these are labels, of a pair of images and labels, and not the second item of a list of two."""
+    """Whether the second of two items is labels, as in a pair (images, labels), and not in a dataset of two items."""
     if hasattr(labels, "shape"):
         return True
     return isinstance(labels, tuple | list) and all(isinstance(one, int | float | np.generic) for one in labels)

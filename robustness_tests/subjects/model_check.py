@@ -1,4 +1,4 @@
-"""What is asked of a model before anything is measured: is it a classifier of these images, can it be attacked?"""
+"""Checks of a model before anything is measured: does it classify these images, and can it be attacked?"""
 
 import contextlib
 from collections.abc import Callable
@@ -18,22 +18,22 @@ CHECKED_IMAGES = 16
 """Images for all checks but that of the accuracy."""
 
 MAX_ACCURACY_IMAGES = 256
-"""Images for the check of the accuracy, which ends as soon as it is clear."""
+"""Largest number of images for the accuracy check, which stops once the model is clearly better than guessing."""
 
 MAX_DISTANCE = 1e6
-"""No perturbation of an image in [0, 1] is that long."""
+"""Larger than the norm of any perturbation of an image in [0, 1]."""
 
 WRAP = "wrap the network: Classifier(network, normalize=(mean, std))"
 
 
 @dataclass(frozen=True)
 class CheckedModel:
-    """What is known about a model that has passed.
+    """What is known about a model that passed the checks.
 
     Attributes:
-        distances: for each norm, the median of margin / dual norm of its gradient: how far away the boundary would be
-            if the network were linear.
-        multiplications: of one forward pass of one image.
+        distances: for each norm, the median over images of margin / dual norm of its gradient: the distance to the
+            decision boundary if the network were linear.
+        multiplications: number of multiplications in one forward pass of one image.
     """
 
     distances: dict[str, float]
@@ -41,18 +41,19 @@ class CheckedModel:
 
 
 def check_network(network: nn.Module, images: Images, device: torch.device) -> CheckedModel:
-    """Check that a network is a classifier of these images in the form that the metrics want.
+    """Check that a network classifies these images, in the form that the metrics expect.
 
-    Evaluation mode; finite weights in single precision; logits for every label, and no probabilities; the same ones
-    when it is called again, with other images beside; a gradient that reaches the image; not at chance.
+    The network must be in evaluation mode and have finite single-precision weights. It must return logits for every
+    label, not probabilities. The logits must be deterministic and independent of the other images in the batch. The
+    gradient must reach the image, and the accuracy must be better than chance.
 
     Args:
-        network: on `device`.
-        images: the first ones of the test split.
-        device: where to run.
+        network: a network on `device`.
+        images: the first images of the test split.
+        device: device to run on.
 
     Raises:
-        ValueError: for the first check that it does not pass: what was got, what was expected, and what to do.
+        ValueError: for the first check that fails; the message says what to do.
     """
     check_model(network)
     _check_weights(network)
@@ -86,7 +87,7 @@ def _called(network: nn.Module, images: Tensor) -> Tensor:
             return network(images.clone())
     except Exception as error:  # code of the user
         shape = tuple(images.shape)
-        # What programs for one number of images say, by the version of torch.
+        # Error messages of programs exported for a fixed batch size, in several versions of torch.
         says = ("guard failed", "batch", "shape[0] to be equal")
         static = any(words in str(error).lower() for words in says)
         what = "any number of images at once: export with a dynamic batch" if static else "logits of these images"
@@ -105,7 +106,7 @@ def _check_one(alone: Tensor, logits: Tensor) -> None:
         )
     if not torch.allclose(alone, logits[:1], rtol=1e-3, atol=1e-3 * float(logits.abs().max())):
         raise ValueError(
-            "got other logits for an image alone than among others, expected a model whose images do not influence "
+            "got different logits for an image alone and in a batch, expected a model whose images do not influence "
             "each other"
         )
 
@@ -140,7 +141,7 @@ def _check_gradient(network: nn.Module, images: Tensor, labels: Tensor) -> None:
 
 
 def _check_accuracy(network: nn.Module, images: Images, device: torch.device, classes: int) -> Tensor:
-    """Which images are classified correctly, as far as was looked; refused if guessing does as well."""
+    """Refuse a model that is no better than guessing; return which of the images looked at it classifies correctly."""
     looked_at, right = 0, torch.zeros(0, dtype=torch.bool)
     limit = min(len(images.labels), MAX_ACCURACY_IMAGES)
     while looked_at < limit:
@@ -150,7 +151,7 @@ def _check_accuracy(network: nn.Module, images: Images, device: torch.device, cl
         by_chance = float(stats.binom.sf(int(right.sum()) - 1, looked_at, 1 / classes))
         if by_chance < 1e-4 and looked_at >= CHECKED_IMAGES:
             return right
-    # Of very few images, nothing can be said but that all of them are wrong.
+    # With fewer than CHECKED_IMAGES images, refuse only a model that gets all of them wrong.
     unlikely = 0.01 if looked_at >= MAX_ACCURACY_IMAGES else 0.05
     if (by_chance >= unlikely and looked_at >= CHECKED_IMAGES) or (looked_at >= 5 and not right.any()):
         raise ValueError(
@@ -166,21 +167,21 @@ def _right(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
 
 
 def _what_helps(network: nn.Module, images: Images, device: torch.device, as_it_is: float) -> str:
-    """What would make the model work, if it is one of the usual mistakes."""
+    """Return a hint about a usual mistake, if correcting it makes the model work, or what to check."""
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
     some, labels = images.images[:64], images.labels[:64]
     attempts: dict[str, tuple[Callable[[], Tensor], Tensor]] = {
-        f"for images in 0 to 255 it has %s: {WRAP} with mean 0 and std 1/255, or divide those it has by 255": (
+        f"with images in 0 to 255 it is %s: {WRAP} with mean 0 and std 1/255, or divide its mean and std by 255": (
             lambda: some * 255,
             labels,
         ),
-        f"for images in -1 to 1 it has %s: {WRAP} with mean 0.5 and std 0.5": (lambda: some * 2 - 1, labels),
-        f"for images normalised as ImageNet's it has %s: {WRAP}": (lambda: (some - mean) / std, labels),
-        "with labels - 1 it has %s: number the labels from 0 on": (lambda: some, labels - 1),
-        "with labels + 1 it has %s: number the labels as in training": (lambda: some, labels + 1),
+        f"with images in -1 to 1 it is %s: {WRAP} with mean 0.5 and std 0.5": (lambda: some * 2 - 1, labels),
+        f"with images normalised like ImageNet it is %s: {WRAP}": (lambda: (some - mean) / std, labels),
+        "with labels - 1 it is %s: number the labels from 0 on": (lambda: some, labels - 1),
+        "with labels + 1 it is %s: number the labels as in training": (lambda: some, labels + 1),
     }
     if some.shape[1] == 3:
-        attempts["with the channels reversed it has %s: let it take RGB"] = (lambda: some.flip(1), labels)
+        attempts["with the channels reversed it is %s: let it take RGB"] = (lambda: some.flip(1), labels)
     best, text = 0.0, ""
     for what, (change, their_labels) in attempts.items():
         with contextlib.suppress(Exception):  # three channels, where the images have one; an assertion of the model

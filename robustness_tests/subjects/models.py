@@ -1,4 +1,4 @@
-"""Models: networks with their weights, loaded strictly, in evaluation mode, their parameters frozen."""
+"""Load models: networks with their weights, loaded strictly, with frozen parameters."""
 
 import hashlib
 import logging
@@ -23,14 +23,14 @@ from robustness_tests.subjects.wide_resnet import WideResNet
 
 
 def load_model(source: Source, data_dir: Path, device: torch.device) -> nn.Module:
-    """The network that a source names, on a device.
+    """Load the network that a source names onto a device.
 
-    A network of a user comes as the user made it: whether it is in evaluation mode is checked, not mended.
+    A user's network keeps its mode: `check_network` refuses training mode, but nothing switches it to evaluation mode.
 
     Args:
-        source: which model.
-        data_dir: folder of checkpoints that have names; what is missing there is downloaded to it.
-        device: where it shall run.
+        source: the model.
+        data_dir: folder of RobustBench checkpoints; missing ones are downloaded to it.
+        device: device to load the network onto.
 
     Raises:
         ValueError: if there is no such model, or its weights cannot be read without running code.
@@ -67,10 +67,10 @@ def build_network(card: ModelCard) -> nn.Module:
 
 
 def bundled(card: ModelCard) -> nn.Module:
-    """A bundled model.
+    """Load a bundled model.
 
     Raises:
-        ValueError: if the weights file is not the one of the catalog, or does not fit the architecture.
+        ValueError: if the weights file is not that of the catalog, or does not fit the architecture.
     """
     card.check_weights()
     network = build_network(card)
@@ -84,7 +84,7 @@ def bundled(card: ModelCard) -> nn.Module:
 
 
 def torchvision_model(name: str) -> nn.Module:
-    """A classifier of torchvision with its default weights, behind the normalisation that they were trained with.
+    """Load a torchvision classifier with its default weights and the normalisation they were trained with.
 
     Raises:
         ValueError: if there is no such classifier, or its weights are not there and cannot be downloaded.
@@ -106,7 +106,7 @@ def torchvision_model(name: str) -> nn.Module:
 
 
 def timm_model(name: str) -> nn.Module:
-    """A pretrained model of timm, behind the normalisation that it was trained with.
+    """Load a pretrained timm model with the normalisation it was trained with.
 
     Raises:
         ValueError: if there is no such model, or its weights are not there and cannot be downloaded.
@@ -134,7 +134,7 @@ def _hint(name: str, known: list[str]) -> str:
 
 
 def network_of(found: Any) -> nn.Module:
-    """What a user's factory has returned, if it is a network.
+    """Check that the object of a user is a network, and return it.
 
     Raises:
         ValueError: if it is something else.
@@ -148,12 +148,12 @@ def network_of(found: Any) -> nn.Module:
 
 
 def exported(path: Path) -> nn.Module:
-    """A program that `torch.export.save` wrote; it is in the mode in which it was exported.
+    """Load a program written by `torch.export.save`; it stays in the mode in which it was exported.
 
     Raises:
-        ValueError: if the file is none.
+        ValueError: if the file is not such a program.
     """
-    # What torch has to say about a bad file is several lines of log and a traceback.
+    # For a bad file, torch logs several lines and a traceback.
     logging.disable(logging.WARNING)
     try:
         with weights_only(), warnings.catch_warnings():
@@ -166,17 +166,17 @@ def exported(path: Path) -> nn.Module:
         ) from error
     finally:
         logging.disable(logging.NOTSET)
-    # The flag means nothing here, and cannot be set by eval(): dropout is in the graph, or it is not.
+    # The flag has no effect here, because the mode is fixed in the graph; eval() cannot set it.
     for module in network.modules():
         module.training = False
     return network
 
 
 def torchscript(path: Path) -> nn.Module:
-    """A module that `torch.jit.save` wrote.
+    """Load a module written by `torch.jit.save`.
 
     Raises:
-        ValueError: if the file is none: weights, or a pickled module, which is never unpickled.
+        ValueError: if the file is something else, such as weights or a pickled module, which is never unpickled.
     """
     try:
         with warnings.catch_warnings():
@@ -199,10 +199,10 @@ def clean_accuracy(network: nn.Module, images: Images, device: torch.device, bat
 
 
 def check_bundled(card: ModelCard, network: nn.Module, images: Images, device: torch.device) -> None:
-    """Refuse a bundled model that classifies fewer images correctly than it did when it was trained.
+    """Check that a bundled model has the clean accuracy that the catalog states.
 
     Raises:
-        ValueError: with both shares.
+        ValueError: if its accuracy is lower.
     """
     accuracy = clean_accuracy(network, images, device)
     if accuracy < card.least_clean_accuracy:
@@ -213,15 +213,15 @@ def check_bundled(card: ModelCard, network: nn.Module, images: Images, device: t
 
 
 def model_digest(source: Source, network: nn.Module, images: Images, device: torch.device) -> str:
-    """A digest of all that the outputs depend on: weights, code of the user, and the logits of some images.
+    """A digest of everything that the outputs depend on: weights, user code, and the logits of some images.
 
-    The logits stand for what neither weights nor files show, a constant of the factory for example.
+    The logits cover what is in neither weights nor files, for example a constant in the factory.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):
         if isinstance(tensor, torch.Tensor):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            # Bytes of any type, bfloat16 too, which numpy has not.
+            # As bytes, because numpy has no bfloat16.
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     for code in sorted(file.read_bytes() for file in code_of(source, network) if file.is_file()):
         digest.update(code)

@@ -22,10 +22,10 @@ _OF_FOLDERS: dict[str, dict[str, ModuleType]] = {}
 
 
 def attribute_of(source: Source) -> Any:
-    """The object that a source names; what can be called without arguments, a function or a class, is called.
+    """Return the object that a source names; call it without arguments if it is a function or a class.
 
-    A file is imported as Python imports a script: other files of its folder can be imported by it. Two files in two
-    folders get each the modules of their own folder, whatever these are called.
+    A file is imported like a script: it can import other files in its folder. Files in different folders get the
+    modules of their own folder, even if the modules have the same names.
 
     Raises:
         ValueError: if the module cannot be imported, has no such attribute, or the function raises.
@@ -41,7 +41,7 @@ def attribute_of(source: Source) -> Any:
                 hint = closest(part, names) if len(names) <= 20 else "expected the name of a function or object in it"
                 raise ValueError(f"got {source.text!r}, but there is no {part!r} in it, {hint}")
             found = getattr(found, part)
-        if isinstance(found, nn.Module) or hasattr(found, "__getitem__") or not callable(found):
+        if isinstance(found, nn.Module) or hasattr(type(found), "__getitem__") or not callable(found):
             return found
         try:
             return found()
@@ -58,7 +58,7 @@ def _told(error: BaseException) -> str:
 
 def _hint(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError):
-        return ": it is looked for in the folder that pytest was called in, and where Python looks"
+        return ": Python looked in sys.path, and in the folder of the file or the one that pytest was called in"
     if "attempted relative import" in str(error):
         return ": name it as package.module:attribute"
     return ""
@@ -68,7 +68,7 @@ def _module(source: Source) -> ModuleType:
     if not source.location.endswith(".py"):
         return importlib.import_module(source.location)
     path = Path(source.location)
-    # Two files of one name are two modules.
+    # Files of the same name in different folders are different modules.
     name = f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     if name in sys.modules:
         return sys.modules[name]
@@ -87,7 +87,7 @@ def _module(source: Source) -> ModuleType:
 
 @contextmanager
 def _importing_from(source: Source) -> Iterator[None]:
-    """First of all from the folder of the file, or from the one that pytest was called in; later, last of all."""
+    """Search the folder of the file, or the one that pytest was called in, first in the block and last after it."""
     of_file = source.location.endswith(".py")
     folder = str(Path(source.location).parent) if of_file else source.folder
     sys.path.insert(0, folder)
@@ -98,12 +98,12 @@ def _importing_from(source: Source) -> Iterator[None]:
         yield
     finally:
         sys.path.remove(folder)
-        # For imports inside of functions; last, so that nothing of ours is shadowed by a file of the user.
+        # For imports inside functions. Last, so that a file of the user does not shadow one of our modules.
         sys.path.append(folder)
         if of_file:
             _OF_FOLDERS[folder] = _modules_below(folder)
-            # A module of this name is in two folders: an import inside of a function would get one of them, and which
-            # one is chance. It gets an error.
+            # Two folders have a module of this name, and an import inside a function could get either of them. Make
+            # that import fail instead.
             for name in others & _OF_FOLDERS[folder].keys():
                 sys.modules[name] = None  # type: ignore[assignment]  # as Python documents it
         for name, module in hidden.items():
@@ -111,7 +111,7 @@ def _importing_from(source: Source) -> Iterator[None]:
 
 
 def _modules_below(folder: str) -> dict[str, ModuleType]:
-    """Modules under names of their own from files of a folder, and of packages in it."""
+    """Imported modules of the user, by name, whose files are in a folder or below it."""
     return {
         name: module
         for name, module in list(sys.modules.items())
@@ -120,9 +120,10 @@ def _modules_below(folder: str) -> dict[str, ModuleType]:
 
 
 def code_of(source: Source, network: nn.Module) -> set[Path]:
-    """The files of the user that the code of a network is in: classes, and all that they and the factory refer to.
+    """The user's files that contain the code of a network: its classes, and all that they and the factory refer to.
 
-    What is imported inside of functions is not seen. Of installed packages, the files of the classes are in it.
+    Imports inside functions are not followed. Files of installed packages are included if a class or function in them
+    is referred to directly.
     """
     roots = [vars(_loaded(source))] if source.kind == "object" else []
     classes = {kind for module in network.modules() for kind in type(module).__mro__}
@@ -144,7 +145,7 @@ def _loaded(source: Source) -> ModuleType:
 
 
 def _globals_of(value: Any) -> list[dict[str, Any]]:
-    """The names around what a value is: those of a module, of a function, or of the methods of a class."""
+    """The global namespaces that a value uses: those of a module, a function, or the methods of a class."""
     if isinstance(value, ModuleType):
         return [vars(value)] if _is_users(getattr(value, "__file__", None)) else []
     if isinstance(value, type):
@@ -167,7 +168,7 @@ def _is_users(file: str | None) -> bool:
 
 
 def _is_of_python_or_torch(file: str) -> bool:
-    """Whether the versions of Python and torch stand for a file."""
+    """Whether a file belongs to Python or torch, so that their versions identify it."""
     torch, python = Path(nn.__file__ or "").parents[1], Path(sysconfig.get_path("stdlib"))
     packages = Path(sysconfig.get_path("purelib"))
     return Path(file).is_relative_to(torch) or (
@@ -176,6 +177,6 @@ def _is_of_python_or_torch(file: str) -> bool:
 
 
 def one_line(error: BaseException) -> str:
-    """What an exception says, in one line that is not too long; its type where it says nothing."""
+    """The message of an exception in one line of limited length; its type if the message is empty."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 240 else f"{text[:240]}..."

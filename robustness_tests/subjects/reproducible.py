@@ -1,4 +1,4 @@
-"""Settings of torch under which a number does not depend on where it is computed."""
+"""Torch settings that make a result independent of where it is computed."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,10 +8,10 @@ import torch
 
 @contextmanager
 def reproducible() -> Iterator[None]:
-    """One thread, float32 that is float32, and deterministic kernels; the caller's settings are restored.
+    """Use one thread, float32 without TF32, and deterministic kernels; restore the caller's settings at the end.
 
-    One thread, because sums come out in another order with another number of them, and that number depends on how many
-    workers there are: `-n 0` would differ from `-n 2` in the last bits, and an attack makes much of a last bit.
+    One thread, because the number of threads changes the order of summation, and it depends on the number of workers:
+    `-n 0` would differ from `-n 2` in the last bits, and attacks amplify such differences.
     """
     threads = torch.get_num_threads()
     cudnn = torch.backends.cudnn

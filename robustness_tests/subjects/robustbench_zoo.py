@@ -1,8 +1,8 @@
-"""RobustBench 1.1.1: the one module that imports it, and what that takes.
+"""The only module that imports RobustBench 1.1.1, with the workarounds that it needs.
 
-It imports a module `autoattack`, while the package that it depends on is called `pyautoattack`; it imports
-`pkg_resources`, which setuptools 81 has no more; and for some models it loads checkpoints with `strict=False`, which
-lets any missing layer through.
+RobustBench imports a module `autoattack`, but depends on a package that is called `pyautoattack`. It imports
+`pkg_resources`, which setuptools 81 no longer has. For some models it loads checkpoints with `strict=False`, so that
+missing layers go unnoticed.
 """
 
 import importlib
@@ -18,22 +18,22 @@ from robustness_tests.subjects.catalog import closest
 from robustness_tests.subjects.checkpoints import weights_only
 
 CONSTANTS = ("mu", "sigma", "mean", "std")
-"""Of the normalisation: RobustBench's classes have them as buffers, older checkpoints have not."""
+"""Buffers of the normalisation in RobustBench's classes; older checkpoints do not contain them."""
 
 LEFTOVERS = ("scores", "model_preact_hl1")
-"""Parts of names in checkpoints that RobustBench's classes have no use for: scores of a pruning, a training head."""
+"""Parts of checkpoint keys that RobustBench's classes do not use: pruning scores, and a head for training."""
 
 
 def load(location: str, data_dir: Path) -> nn.Module:
-    """A model of RobustBench, by its own loader, from `data_dir/models/DATASET/THREAT/NAME.pt`, strictly.
+    """Load a RobustBench model with its own loader, but strictly, from `data_dir/models/DATASET/THREAT/NAME.pt`.
 
     Args:
         location: "DATASET/THREAT/NAME", such as "cifar10/corruptions/Hendrycks2020AugMix_WRN".
-        data_dir: below it is the folder `models`, in which RobustBench keeps checkpoints, and downloads them to.
+        data_dir: folder that contains `models`, where RobustBench stores checkpoints and downloads them to.
 
     Raises:
-        ValueError: if there is no model of this name; its checkpoint is not there and cannot be downloaded, with where
-            to put it; or the checkpoint is not of this architecture, or more than weights.
+        ValueError: if there is no model of this name, if its checkpoint is missing and cannot be downloaded (the
+            message says where to put it), or if the checkpoint is of another architecture or not only weights.
     """
     utils = robustbench_module("utils")
     dataset, threat, name = location.split("/")
@@ -51,7 +51,7 @@ def load(location: str, data_dir: Path) -> nn.Module:
         if kept:
             raise ValueError(
                 f"got a checkpoint {kept[0]} that does not load ({reason}), expected the weights of {name}: remove the "
-                "file, and it is downloaded anew"
+                "file to download it again"
             ) from error
         raise ValueError(
             f"got no checkpoint {folder / f'{name}.pt'}, and no download ({reason}): put the file of RobustBench "
@@ -69,10 +69,10 @@ def download_cifar10_c(corruption: str, data_dir: Path) -> None:
 
 
 def check_name(dataset: str, threat: str, name: str) -> None:
-    """Refuse a name that RobustBench has no model for.
+    """Check that RobustBench has a model of this name.
 
     Raises:
-        ValueError: with the closest one, or all.
+        ValueError: if not; the message has the closest name, or all names.
     """
     zoo, enums = robustbench_module("model_zoo"), robustbench_module("model_zoo.enums")
     of_dataset = zoo.model_dicts[enums.BenchmarkDataset(dataset)]
@@ -89,7 +89,7 @@ def check_name(dataset: str, threat: str, name: str) -> None:
 
 
 def _load_strictly(model: nn.Module, name: str, state_dict: dict[str, Tensor], dataset: Any) -> nn.Module:
-    """In place of a function of RobustBench that goes on with whatever layers are missing for some models."""
+    """Replacement for a function of RobustBench that ignores missing layers for some models."""
     del dataset
     outcome = model.load_state_dict(state_dict, strict=False)
     missing = [key for key in outcome.missing_keys if key.rpartition(".")[2] not in CONSTANTS]
@@ -103,10 +103,10 @@ def _load_strictly(model: nn.Module, name: str, state_dict: dict[str, Tensor], d
 
 
 def robustbench_module(module: str) -> Any:
-    """A module of RobustBench.
+    """Import a module of RobustBench.
 
     Raises:
-        ValueError: if it cannot be imported, or has not what is used here.
+        ValueError: if it cannot be imported, or lacks an attribute that is used here.
     """
     if "autoattack" not in sys.modules and importlib.util.find_spec("autoattack") is None:
         sys.modules["autoattack"] = importlib.import_module("pyautoattack")

@@ -1,4 +1,4 @@
-"""Where a model or a dataset comes from, by the word that names it on the command line. Imports no torch."""
+"""Turn names of models and datasets on the command line into sources. Does not import torch."""
 
 import re
 from dataclasses import dataclass, replace
@@ -28,8 +28,8 @@ CIFAR10_MODELS = {
     "standard": "robustbench:cifar10/Linf/Standard",
     "robust": "robustbench:cifar10/corruptions/Hendrycks2020AugMix_WRN",
 }
-"""What the names of the bundled pair mean on CIFAR-10: the study's comparison, a standard WideResNet-28-10 and an
-AugMix-trained WideResNet-40-2 (Hendrycks et al. 2020)."""
+"""The models that `standard` and `robust` name on CIFAR-10, a comparison like the study's: a standard
+WideResNet-28-10 and an AugMix-trained WideResNet-40-2 (Hendrycks et al. 2020)."""
 
 CORRUPTIONS = (
     "gaussian_noise",
@@ -64,11 +64,11 @@ class Source:
         kind: how it is loaded: "bundled", "robustbench", "torchvision", "timm", "object" (an attribute of a module or
             a file), "exported" (.pt2), "torchscript" (.pt), "cifar10", "cifar10-c", "npz" or "folder".
         text: as given.
-        name: in the ids of the tests, in the report, and in the names of stored files: no blanks, slashes or colons.
-        location: a file or folder (absolute), the name of a module, the dataset of a bundled model, or what is left of
-            the text after the kind.
-        attribute: of the module or file, dotted; empty for the other kinds.
-        folder: where modules are looked for first; empty for the other kinds.
+        name: name in test ids, the report and the names of stored files, without spaces, slashes or colons.
+        location: absolute path of a file or folder, name of a module, dataset of a bundled model, or the rest of the
+            text after the kind.
+        attribute: dotted name of the attribute of the module or file; empty for the other kinds.
+        folder: folder that is searched for modules first; empty for the other kinds.
     """
 
     kind: str
@@ -80,10 +80,10 @@ class Source:
 
 
 def model_source(text: str, dataset: Source, folder: Path) -> Source:
-    """The model that a word means on this dataset; relative paths start at `folder`.
+    """The source of the model that `text` names for this dataset; relative paths start at `folder`.
 
     Raises:
-        ValueError: with what was got, what is known and the closest match, or the file that is not there.
+        ValueError: for an unknown name, with the closest match, or a file that does not exist.
 
     Example:
         >>> model_source("torchvision:resnet18", dataset_source("cifar10", Path()), Path()).name
@@ -112,10 +112,10 @@ def model_source(text: str, dataset: Source, folder: Path) -> Source:
 
 
 def dataset_source(text: str, folder: Path) -> Source:
-    """The dataset that a word means; relative paths start at `folder`.
+    """The source of the dataset that `text` names; relative paths start at `folder`.
 
     Raises:
-        ValueError: with what was got, what is known and the closest match, or the file that is not there.
+        ValueError: for an unknown name, with the closest match, or a file that does not exist.
 
     Example:
         >>> dataset_source("cifar10-c:fog:3", Path()).name
@@ -141,7 +141,7 @@ def dataset_source(text: str, folder: Path) -> Source:
 
 
 def _expected(text: str, known: list[str], forms: tuple[str, ...]) -> str:
-    """What could have been meant: a name, or a form."""
+    """A hint with the known names and forms, and the closest match."""
     hint = closest(text, [*known, *forms])
     return hint if known else hint.replace("expected one of", "expected, for this dataset, one of")
 
@@ -197,7 +197,7 @@ def _existing(path: str, text: str, folder: Path) -> Path:
 
 
 def _name(text: str) -> str:
-    """A name that can be in the id of a test, in a selection with `-k`, and in the name of a file."""
+    """A name that is valid in a test id, in a `-k` expression and in a file name."""
     name = re.sub(r"[^\w.]+", "_", text, flags=re.ASCII).strip("._") or "unnamed"
-    # A file of the user is not the bundled thing of its name, nor held against its thresholds.
+    # A user's file must not be confused with a bundled model or dataset of its name, or get its thresholds.
     return f"{name}.file" if name in (*MODEL_NAMES, *DATASETS, "cifar10") else name

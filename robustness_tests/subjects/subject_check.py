@@ -1,6 +1,6 @@
-"""The check of models and data before a run, in a process of its own: what is wrong, and what the run has to know.
+"""Check models and data in a separate process before a run, and collect what the run needs to know about them.
 
-The controller of a distributed run imports no torch, and the code of a user stays out of it.
+The process is separate because the controller of a distributed run imports neither torch nor user code.
 """
 
 import json
@@ -23,10 +23,10 @@ from robustness_tests.subjects.sources import Source
 CODE = "from robustness_tests.subjects.subject_check import main; main()"
 
 MAX_BATCH_SIZE = 20
-"""On a CPU. Small enough that a run on a few images does not measure many more."""
+"""Largest batch on a CPU, small enough that a run on a few images does not measure many more."""
 
 MULTIPLICATIONS_AT_ONCE = 10**9
-"""Of a batch, on a CPU: more of them at once make a pass no faster, and a run on few images measures whole batches."""
+"""Multiplications per batch on a CPU: larger batches are no faster, and a run on few images measures whole batches."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,14 @@ class CheckedSubjects:
     """What a run knows about its dataset and models.
 
     Attributes:
-        test_images: images of the test split; a dataset index is below it.
-        values: of an image: channels, height and width multiplied.
+        test_images: number of images in the test split; every dataset index is below it.
+        values: number of values in an image: channels x height x width.
         clever_radius: radius of CLEVER's ball for each norm.
-        batch_sizes: for each model, the images that are worth measuring together on a CPU, at most 20.
-        digests: of the models that were loaded.
+        batch_sizes: for each model, the number of images to measure together on a CPU, at most 20.
+        digests: digest of each model that was loaded.
         remarks: what a user should know before the run.
-        class_names: of the folders that the classes are in; empty for other datasets.
-        image_digests: of the images of the run, in order: short ones, and none for bundled data.
+        class_names: names of the classes, for image folders and bundled datasets; empty for others.
+        image_digests: short digests of the images of the run, in order; empty if models and dataset are all bundled.
     """
 
     test_images: int
@@ -66,7 +66,7 @@ class CheckedSubjects:
 
 
 class WrongSubjectError(ValueError):
-    """A model or a dataset that cannot be tested; `option` says which one of them."""
+    """Raised for a model or dataset that cannot be tested; `option` is the command-line option that named it."""
 
     def __init__(self, option: str, message: str) -> None:
         super().__init__(message)
@@ -76,17 +76,17 @@ class WrongSubjectError(ValueError):
 def check_subjects(
     models: Mapping[str, Source], dataset: Source, *, images: int, device: str, data_dir: Path
 ) -> CheckedSubjects:
-    """Check the subjects of a run: bundled ones in the catalog, others in a process of its own.
+    """Check the models and dataset of a run: bundled ones against the catalog, others in a separate process.
 
     Args:
-        models: by option, "model" and "against".
-        dataset: their dataset.
-        images: how many images the run is about, at most.
+        models: sources of the models by option, "model" and "against".
+        dataset: source of the dataset.
+        images: largest number of images in the run.
         device: "auto", "cpu", "cuda" or "cuda:N".
-        data_dir: folder of datasets and checkpoints that have names.
+        data_dir: folder of CIFAR-10, CIFAR-10-C and RobustBench checkpoints.
 
     Raises:
-        WrongSubjectError: for the first thing that is wrong with one of them.
+        WrongSubjectError: for the first model or dataset that cannot be tested.
     """
     if dataset.kind == "bundled" and all(source.kind == "bundled" for source in models.values()):
         for option, source in models.items():
@@ -116,7 +116,7 @@ def check_subjects(
 
 def _check_in_a_process(request: dict[str, Any]) -> CheckedSubjects:
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join(path for path in sys.path if path))
-    # Downloads show their progress to somebody who sits there; what users' code prints is not for a log.
+    # On a terminal, show output such as the progress of downloads; in a log, hide what user code prints.
     shown = None if sys.stderr is not None and sys.stderr.isatty() else subprocess.PIPE
     if shown is None:
         names = ", ".join(dict.fromkeys(one["text"] for one in (*request["models"].values(), request["dataset"])))
@@ -145,7 +145,7 @@ def _check_in_a_process(request: dict[str, Any]) -> CheckedSubjects:
 
 
 def main() -> None:
-    """Answer the request of the standard input in the file that is named on the command line."""
+    """Read a request from standard input, and write the answer to the file named on the command line."""
     request = json.load(sys.stdin)
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
@@ -160,9 +160,9 @@ def check_request(request: dict[str, Any]) -> CheckedSubjects:
     """Check models and dataset in this process.
 
     Raises:
-        WrongSubjectError: for the first thing that is wrong with one of them.
+        WrongSubjectError: for the first model or dataset that cannot be tested.
     """
-    # Here, and not at the top: the controller imports this module, and no torch.
+    # Not at the top: the controller imports this module, but must not import torch.
     from robustness_tests.subjects.datasets import load_dataset  # noqa: PLC0415
     from robustness_tests.subjects.model_check import MAX_ACCURACY_IMAGES, CheckedModel, check_network  # noqa: PLC0415
     from robustness_tests.subjects.models import load_model, model_digest  # noqa: PLC0415
@@ -205,7 +205,7 @@ def check_request(request: dict[str, Any]) -> CheckedSubjects:
 
 @contextmanager
 def _told_by(option: str) -> Iterator[None]:
-    """Whatever is raised inside, as what is wrong with one of the options."""
+    """Turn any exception in the block into a `WrongSubjectError` about an option."""
     try:
         yield
     except ValueError as error:
@@ -226,7 +226,7 @@ def _clever_radius(dataset: Source, checked: list[Any]) -> dict[str, float]:
 
 
 def rounded_up(value: float) -> float:
-    """The next number whose one digit is 1, 2 or 5: so a small change of a model does not change it.
+    """Round up to 1, 2 or 5 times a power of ten, so that a small change of a model rarely changes the result.
 
     Example:
         >>> rounded_up(0.013), rounded_up(0.5), rounded_up(7.0)

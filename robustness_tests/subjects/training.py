@@ -1,9 +1,10 @@
 """How the bundled models were trained: `python -m robustness_tests.subjects.training`.
 
-On each dataset, `standard` sees shifted images, and `robust` the same ones, each with one random corruption: a norm of
-Linf, L2, L1 and L0 drawn for the image, a strength uniform in [0, largest], a point uniform in that ball. On digits its
-weight decay is four times as large; all else is alike. `mlp`, a small fully connected network for digits, sees the same
-corruptions on images that are not shifted, for fewer epochs. No adversarial example is used.
+On each dataset, `standard` is trained on shifted images (for CIFAR-10, also flipped). `robust` is trained on the same
+images, each with one random corruption: a norm drawn from Linf, L2, L1 and L0, a strength uniform in [0, largest], and
+a point uniform in that ball. On digits, the weight decay of `robust` is four times as large. All other settings are the
+same. `mlp`, a small fully connected network for digits, is trained with the same corruptions on images that are not
+shifted, for fewer epochs and with a smaller learning rate. No adversarial examples are used.
 
 The training files of CIFAR-10 are read from `--data-dir`, or downloaded to it.
 """
@@ -28,18 +29,18 @@ from robustness_tests.subjects.models import build_network, clean_accuracy
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that the weights depend on, beside the code and the version of torch.
+    """Everything that the weights depend on, besides the code and the version of torch.
 
     Attributes:
-        corruptions: largest strength for each norm, see `corrupt`; none for standard training.
-        shift: the largest shift of an image in pixels, in both directions.
+        corruptions: largest strength for each norm, see `corrupt`; empty for standard training.
+        shift: largest shift of an image in pixels, in both directions.
         flipped: whether half of the images are mirrored.
-        epochs: passes over the training split.
-        batch_size: images in a step.
-        learning_rate: the largest, of a one-cycle schedule (Smith & Topin 2017).
-        momentum: of Nesterov's method.
-        weight_decay: on all parameters.
-        seed: of the initial weights, the order of images, shifts and corruptions.
+        epochs: number of passes over the training split.
+        batch_size: number of images per step.
+        learning_rate: largest learning rate of a one-cycle schedule (Smith & Topin 2017).
+        momentum: Nesterov momentum.
+        weight_decay: weight decay of all parameters.
+        seed: seed for initial weights, order of images, shifts, flips and corruptions.
     """
 
     corruptions: dict[str, float] = field(default_factory=dict)
@@ -68,11 +69,11 @@ RECIPES = {
     ("cifar10", "standard"): CIFAR10,
     ("cifar10", "robust"): replace(CIFAR10, corruptions={"linf": 0.12, "l2": 4.0, "l1": 150.0, "l0": 0.05}),
 }
-"""By dataset and name. The bundled models of `cifar10-sample` are those of `cifar10`."""
+"""Recipes by dataset and model name. Those of `cifar10` are for the bundled models of `cifar10-sample`."""
 
 
 def initialise(network: nn.Module, generator: torch.Generator) -> None:
-    """Draw all weights anew (He et al. 2015), from this generator alone."""
+    """Initialise all weights (He et al. 2015) from this generator only."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
@@ -82,7 +83,7 @@ def initialise(network: nn.Module, generator: torch.Generator) -> None:
 
 
 def shift(images: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
-    """Shift each image by up to so many pixels in both directions; the edge is filled with 0."""
+    """Shift each image by up to `pixels` pixels in both directions, and fill the edge with 0."""
     padded = functional.pad(images, (pixels, pixels, pixels, pixels))
     height, width = images.shape[2:]
     offsets = torch.randint(0, 2 * pixels + 1, (len(images), 2), generator=generator).tolist()
@@ -96,7 +97,7 @@ def flip(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def augmented(images: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
-    """Images as a step of the training sees them."""
+    """Shift, flip and corrupt the images of a training step, as the recipe says."""
     batch = shift(images, recipe.shift, generator) if recipe.shift else images
     if recipe.flipped:
         batch = flip(batch, generator)
@@ -104,7 +105,7 @@ def augmented(images: Tensor, recipe: Recipe, generator: torch.Generator) -> Ten
 
 
 def train(network: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe, *, progress: bool = True) -> None:
-    """Train a network in place, on the CPU; the same recipe gives the same bits on the same machine."""
+    """Train a network in place on the CPU; the same recipe gives identical weights on the same machine."""
     generator = torch.Generator().manual_seed(recipe.seed)
     initialise(network, generator)
     optimizer = torch.optim.SGD(
@@ -139,10 +140,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m robustness_tests.subjects.training", description=main.__doc__)
     names = sorted({name for _, name in RECIPES})
     parser.add_argument("--dataset", choices=sorted({of for of, _ in RECIPES}), default="digits")
-    parser.add_argument("--model", choices=names, action="append", help="which (default: all of the dataset)")
+    parser.add_argument("--model", choices=names, action="append", help="model to train (default: all of the dataset)")
     parser.add_argument("--output", type=Path, default=WEIGHTS, help="folder to write to (default: the package's own)")
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of CIFAR-10 (default: data)")
-    parser.add_argument("--epochs", type=int, help="fewer, to try things out (default: the recipe's)")
+    parser.add_argument("--epochs", type=int, help="number of epochs, for a trial run (default: the recipe's)")
     options = parser.parse_args(arguments)
     known = [name for of, name in RECIPES if of == options.dataset]
     for name in options.model or []:
@@ -162,7 +163,7 @@ def main(arguments: list[str] | None = None) -> None:
         network = build_network(card)
         train(network, training.images, training.labels, recipe)
         path = options.output / card.weights.name
-        # One key: the order of several is not fixed, and the digest of the file is checked.
+        # A single key: the order of several keys is not fixed, and would change the digest of the file.
         save_file(network.state_dict(), path, metadata={"made with": f"{recipe!r}, torch {torch.__version__}"})
         path.chmod(0o644)
         accuracy = clean_accuracy(network, test, torch.device("cpu"))

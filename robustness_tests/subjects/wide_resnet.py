@@ -49,7 +49,7 @@ class WideResNet(nn.Module):
     """WideResNet-`depth`-`width` from images in [0, 1], shape (N, `channels`, H, W), to logits (N, `classes`).
 
     The parameters have the names and shapes of the published CIFAR-10 checkpoints, so those load strictly. The
-    normalisation `(images - mean) / std` is part of the network: attacks and norms live in [0, 1].
+    normalisation `(images - mean) / std` is part of the network, so that attacks and norms work on images in [0, 1].
 
     Args:
         depth: number of convolutions on the main path plus the linear layer, 6 n + 4 for n blocks a stage.
@@ -60,7 +60,7 @@ class WideResNet(nn.Module):
         std: one value for each channel, in units of the images.
 
     Raises:
-        ValueError: if `depth` is not 6 n + 4 with n >= 1, or `mean` and `std` have not one value per channel.
+        ValueError: if `depth` is not 6 n + 4 with n >= 1, or `mean` and `std` do not have one value per channel.
 
     Example:
         >>> network = WideResNet(depth=10, width=1, classes=10, channels=1, mean=[0.5], std=[0.25])
