@@ -176,9 +176,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             settings["help"] += f" (default: {usual})" if usual else ""
             if option.is_flag:
                 settings["action"] = "store_true"
+                parser.addini(option.ini, option.help, type="bool", default=None)
             else:
                 settings["metavar"] = option.metavar
-            parser.addini(option.ini, option.help, type="bool" if option.is_flag else "string", default=None)
+                parser.addini(option.ini, option.help, type="string", default=None)
             # Another plugin, or the conftest of the user, may have an option of the short name: it keeps it.
             names = [name for name in (f"--{option.name}", f"--robustness-{option.name}") if name not in taken]
             group.addoption(*names, **settings)
