@@ -104,7 +104,7 @@ OPTIONS_OF = {
             "quick",
             "",
             "The quick effort and 20 images: for a first look, not for a release",
-            details="The verdict is PARTIAL instead of PASS.",
+            details="The verdict says `(quick)`.",
         ),
         Option(
             "device",
