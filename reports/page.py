@@ -116,7 +116,7 @@ def facts(results: Results) -> dict[str, str]:
         f"{results.measurements['stored']:,} read from the store",
         "Device": run["device"],
         "Time": f"{minutes} min {seconds} s, until {_time(results.finished)}",
-        "Commit": results.commit or "not in git",
+        "Commit": f"{results.commit[:12]}{'+' * results.commit.endswith('+')}" if results.commit else "not in git",
         "Versions": ", ".join(f"{name} {results.versions[name]}" for name in VERSIONS if results.versions.get(name)),
     }
 

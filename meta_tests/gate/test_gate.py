@@ -247,8 +247,10 @@ def test_fixtures_are_there_for_tests_of_the_user(gate, workers):
         "def test_words_of_the_user(norm, image):\n"
         "    assert (norm, image) == ('mine', 'theirs')\n"
     )
+    documented = re.search(r"```python\n(from metrics .*?)```", (ROOT / "docs/extending.md").read_text(), re.DOTALL)
+    (folder / "test_documented.py").write_text(documented[1])
     result = gate(workers, "--quick", "--images", "8", "--norms", "l2", str(folder))
-    result.assert_outcomes(passed=3 + 16 + 1)
+    result.assert_outcomes(passed=3 + 16 + 1 + 1 + 16)
     assert result.ret == 0
     tests = [record["test"] for record in gate.results()["records"]]
     assert "mine/deep/test_mine.py::test_each[standard-digits-l2-00007]" in tests
