@@ -86,7 +86,7 @@ def _clever(results: Results, rows: Sequence[Row]) -> str:
     if failed:
         verdict = "CLEVER cannot be trusted here"
     elif all(row.value == 1 for row in shares):
-        verdict = "CLEVER can be read as a lower bound here"
+        verdict = "No score contradicts CLEVER as a lower bound here"
     else:
         needed = ", ".join(sorted({f"{row.threshold:.0%}" for row in shares if row.threshold is not None}))
         verdict = f"CLEVER is a lower bound for most images here, and wrong for some (required: {needed} of images)"
@@ -97,11 +97,13 @@ def _attack(results: Results, rows: Sequence[Row]) -> str:
     texts = []
     for feed, good, bad in (
         ("converged", "the attacks have converged", "the attacks have not converged"),
-        ("informative_gradients", "the gradients are not masked", "the gradients are masked"),
+        ("informative_gradients", "an attack without gradients found nothing much nearer", "the gradients are masked"),
     ):
         found = [row for row in _judged(rows) if row.feeds == feed and row.model == results.model]
         if found:
-            texts.append(good if all(row.outcome == "passed" for row in found) else bad)
+            images = min(row.images or 0 for row in found)
+            text = good if all(row.outcome == "passed" for row in found) else bad
+            texts.append(f"{text} ({images} images)" if images else text)
     return f"Of {results.model}, {' and '.join(texts)}." if texts else ""
 
 

@@ -146,6 +146,7 @@ def assert_candidate_is_larger(
         f"expected more than {result.reference:.4f} of {reference} ({result.pairs} images)"
     )
     assert result.p_value <= thresholds.largest_p_value, (
-        f"the larger median may be chance: p = {result.p_value:.3f} on {result.pairs} images, "
-        f"expected {thresholds.largest_p_value} or less"
+        f"the {what} of {candidate} is not shown to be larger than that of {reference}: p = {result.p_value:.3f}, "
+        f"median difference {result.difference.value:+.4f} on {result.pairs} images, "
+        f"expected p of {thresholds.largest_p_value} or less"
     )

@@ -66,8 +66,8 @@ def test_candidate_beats_reference_in_noise_accuracy(
         f"{reference.name} ({norm} {', '.join(epsilons)}, {result.pairs} images)"
     )
     assert result.p_value <= thresholds.largest_p_value, (
-        f"the larger share may be chance: p = {result.p_value:.3f} on {result.pairs} images, "
-        f"expected {thresholds.largest_p_value} or less"
+        f"the share of {candidate.name} is not shown to be larger than that of {reference.name}: "
+        f"p = {result.p_value:.3f} on {result.pairs} images, expected {thresholds.largest_p_value} or less"
     )
 
 

@@ -52,7 +52,8 @@ DRAWINGS = (
         caption="Share of images whose label stays correct under all attacks up to norm epsilon. This is an upper "
         "bound of the true robust accuracy, because a better attack may succeed. The band is the confidence interval "
         "for other images of the same kind. Red bars are thresholds.",
-        if_certified="The certified accuracy is a proved lower bound, for the images on which certification was tried.",
+        if_certified="The certified accuracy is a proved lower bound for the images on which certification was tried. "
+        "Compare it with the robust accuracy of the same images.",
     ),
     Drawing(
         title="Adversarial distances",

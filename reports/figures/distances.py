@@ -113,10 +113,17 @@ def _certified(axes: Axes, rows: Sequence[ImageRow]) -> list[str]:
     if not any(row.certified for row in tried):
         return []
     values = np.sort([row.certified or 0.0 for row in tried])
-    shares = 1 - np.arange(1, len(values) + 1) / len(values)
-    green = PLACEHOLDERS["exact"]
-    axes.step([0, *values], [1, *shares], where="post", color=green, linestyle="-.", label="certified accuracy")
+    _falling(axes, values, len(tried), "-.", f"certified accuracy, {len(tried)} images")
+    if len(tried) < len(rows):
+        # The robust accuracy of all images may be below the certified accuracy of some: show that of the same ones.
+        _falling(axes, *finite_distances(tried), ":", "robust accuracy of the same")
     return [f"half of {len(values)} images are certified up to {values[(len(values) - 1) // 2]:.4g}"]
+
+
+def _falling(axes: Axes, values: np.ndarray, count: int, line: str, label: str) -> None:
+    """Draw the share of `count` images that is left above each of the sorted values."""
+    shares = 1 - np.arange(1, len(values) + 1) / count
+    axes.step([0, *values], [1, *shares], where="post", color=PLACEHOLDERS["exact"], linestyle=line, label=label)
 
 
 def _needed(axes: Axes, results: Results, norm: str) -> list[str]:
