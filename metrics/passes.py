@@ -47,14 +47,47 @@ class Passes:
     """A model, with the number of passes spent on each of `count` images so far.
 
     `rows` gives the image that each row of a batch belongs to. An image may have several rows in one batch.
+
+    Whether all logits were finite is asked when the counts are read, at the end of a metric: to ask after each pass
+    would make a GPU wait.
     """
 
     def __init__(self, model: Model, count: int, device: torch.device) -> None:
         self.model = model
         self.eps = 0.0
         """Relative rounding error of the logits: the larger of those of the model's dtype and the images' dtype."""
-        self.forward = torch.zeros(count, dtype=torch.long, device=device)
-        self.backward = torch.zeros(count, dtype=torch.long, device=device)
+        self._forward = torch.zeros(count, dtype=torch.long, device=device)
+        self._backward = torch.zeros(count, dtype=torch.long, device=device)
+        self._finite = torch.ones((), dtype=torch.bool, device=device)
+
+    @property
+    def forward(self) -> Tensor:
+        """Forward passes spent on each image, int64, shape (N,).
+
+        Raises:
+            ValueError: if a logit was not finite.
+        """
+        self.check_finite()
+        return self._forward
+
+    @property
+    def backward(self) -> Tensor:
+        """Backward passes spent on each image, int64, shape (N,).
+
+        Raises:
+            ValueError: if a logit was not finite.
+        """
+        self.check_finite()
+        return self._backward
+
+    def check_finite(self) -> None:
+        """Check the logits of all passes so far.
+
+        Raises:
+            ValueError: if one was not finite.
+        """
+        if not self._finite:
+            raise ValueError("got NaN or infinity among the logits of an image in [0, 1], expected finite numbers")
 
     def logits(self, images: Tensor, rows: Tensor) -> Tensor:
         """The logits of `images`, shape (R, K), without a graph."""
@@ -98,12 +131,12 @@ class Passes:
             if not objective.requires_grad:
                 return leaves, torch.zeros_like(leaves)
             (gradient,) = torch.autograd.grad(objective, leaves, create_graph=True, allow_unused=True)
-        self._count(self.backward, rows)
+        self._count(self._backward, rows)
         return leaves, torch.zeros_like(leaves) if gradient is None else gradient
 
     def hessian_product(self, leaves: Tensor, gradient: Tensor, vectors: Tensor, rows: Tensor) -> Tensor:
         """The Hessian times a vector for each image; counted as two backward passes."""
-        self._count(self.backward, rows.repeat(2))
+        self._count(self._backward, rows.repeat(2))
         if not gradient.requires_grad:
             return torch.zeros_like(vectors)
         (product,) = torch.autograd.grad(gradient, leaves, vectors, retain_graph=True, allow_unused=True)
@@ -113,10 +146,9 @@ class Passes:
         # Pass a copy, because a model may modify its input in place: a leaf of the graph, or the caller's images.
         logits = self.model(images.clone())
         # Count after the call: a forward pass that ran out of memory does not count.
-        self._count(self.forward, rows)
+        self._count(self._forward, rows)
         if isinstance(logits, Tensor) and logits.is_floating_point():
-            if not logits.isfinite().all():
-                raise ValueError("got NaN or infinity among the logits of an image in [0, 1], expected finite numbers")
+            self._finite &= logits.isfinite().all()
             self.eps = max(torch.finfo(logits.dtype).eps, torch.finfo(images.dtype).eps)
             return logits.to(images.dtype)
         return logits
@@ -124,10 +156,10 @@ class Passes:
     def _gradient(self, objective: Tensor, images: Tensor, rows: Tensor, *, keep_graph: bool = False) -> Tensor:
         if not objective.requires_grad:
             # Autograd sees no dependence of the logits on the image, so the gradient is zero.
-            self._count(self.backward, rows)
+            self._count(self._backward, rows)
             return torch.zeros_like(images)
         (gradient,) = torch.autograd.grad(objective, images, retain_graph=keep_graph, allow_unused=True)
-        self._count(self.backward, rows)
+        self._count(self._backward, rows)
         return torch.zeros_like(images) if gradient is None else gradient
 
     def _count(self, passes: Tensor, rows: Tensor) -> None:
@@ -250,6 +282,7 @@ def checked_logits(
         ValueError: if the outputs are not logits, or differ between two calls on the same images.
     """
     logits = passes.logits(images, rows)
+    passes.check_finite()
     check_logits(logits, labels)
     if targets is not None:
         check_logits(logits, targets, "targets")
