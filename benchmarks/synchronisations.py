@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from benchmarks.subjects import subject
 from benchmarks.tables import header, row
-from metrics import adversarial_distance, anchored_clever, certified_distance, clever, noise_accuracy, smoothed_radius
+from metrics import adversarial_distance, clever, noise_accuracy, smoothed_radius
 
 WAITING = {
     "__bool__", "__float__", "__index__", "__int__", "allclose", "bincount", "cpu", "equal", "is_nonzero", "item",

@@ -59,6 +59,7 @@ class Passes:
         self._forward = torch.zeros(count, dtype=torch.long, device=device)
         self._backward = torch.zeros(count, dtype=torch.long, device=device)
         self._finite = torch.ones((), dtype=torch.bool, device=device)
+        self.compiled = is_compiled(model)
 
     @property
     def forward(self) -> Tensor:
@@ -109,12 +110,21 @@ class Passes:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield logit[label] - logit[target], shape (R,), and its gradient for each column of `targets`, (R, T).
 
-        One forward pass serves all targets. Gradients are yielded one by one, so that only one is in memory.
+        One forward pass serves all targets, unless the model is compiled. Gradients are yielded one by one, so that
+        only one is in memory.
         """
+        columns = targets.shape[1]
+        if self.compiled:
+            for target in targets.unbind(dim=1):
+                # The defaults bind the target of this turn.
+                logits, gradient = self.logits_and_gradient(
+                    images, rows, lambda logits, target=target: margin(logits, labels, target)
+                )
+                yield margin(logits, labels, target), gradient
+            return
         images = images.detach().requires_grad_(True)
         with torch.enable_grad():
             logits = self._call(images, rows)
-            columns = targets.shape[1]
             for column in range(columns):
                 margins = margin(logits, labels, targets[:, column])
                 keep_graph = column + 1 < columns
@@ -124,7 +134,14 @@ class Passes:
         """Return the images as leaves, and the gradient of logit[label] - logit[target] with its graph.
 
         Both are inputs of `hessian_product`.
+
+        Raises:
+            ValueError: for a compiled model, which cannot be differentiated twice.
         """
+        if self.compiled:
+            raise ValueError(
+                "got a compiled model, expected one that can be differentiated twice: the one before compile"
+            )
         leaves = images.detach().requires_grad_(True)
         with torch.enable_grad():
             objective = margin(self._call(leaves, rows), labels, targets).sum()
@@ -164,6 +181,19 @@ class Passes:
 
     def _count(self, passes: Tensor, rows: Tensor) -> None:
         passes.index_add_(0, rows, torch.ones_like(rows))
+
+
+def is_compiled(model: Model) -> bool:
+    """Whether `torch.compile` has compiled the model or a part of it.
+
+    The backward pass of a compiled network may overwrite what its forward pass has saved, so a graph serves once.
+    torch 2.14 raises a RuntimeError for a second use. With `torch._functorch.config.donated_buffer = False`, as its
+    message recommends, it returns wrong gradients.
+    """
+    modules = model.modules() if isinstance(model, nn.Module) else [model]
+    return any(hasattr(one, "_orig_mod") or getattr(one, "_compiled_call_impl", None) for one in modules) or hasattr(
+        model, "_torchdynamo_orig_callable"
+    )
 
 
 def check_model(model: Model) -> None:

@@ -87,7 +87,10 @@ class GradientNorms:
             self._draw_blocks(images[part], rows[position], columns[position], block_of[part])
 
     def _draw_blocks(self, images: Sequence[int], rows: Tensor, columns: Tensor, blocks: Tensor) -> None:
-        """Draw U blocks, given the image of each, also as a tensor (U,), its targets (U, T') and its block number (U,)."""
+        """Draw U blocks, given the image of each, its targets (U, T') and its block number (U,).
+
+        The images are given twice: `rows` are on the device, and to read them from there would make a GPU wait.
+        """
         points = torch.cat([self._points(image) for image in images])
         owners = rows.repeat_interleave(self.block_size)
         norms, slopes = self._in_batches(points, owners, columns.repeat_interleave(self.block_size, dim=0))
