@@ -9,6 +9,8 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
+from metrics.precision import full_precision
+
 Model = Callable[[Tensor], Tensor]
 """A callable from images in [0, 1], shape (N, C, H, W), to logits (N, K)."""
 
@@ -329,8 +331,11 @@ def checked_logits(
 
 @contextmanager
 def differentiating(model: Model) -> Iterator[None]:
-    """Prepare for gradients of the input only: freeze the parameters, and leave inference mode and autocast."""
-    with torch.inference_mode(mode=False), frozen_parameters(model), ExitStack() as stack:
+    """Prepare for gradients of the input only: freeze the parameters, and leave inference mode and autocast.
+
+    Compute in full precision, too: rounding slacks and certificates are about the dtype of the images.
+    """
+    with torch.inference_mode(mode=False), frozen_parameters(model), full_precision(), ExitStack() as stack:
         for device in ("cpu", "cuda"):
             stack.enter_context(torch.autocast(device, enabled=False))
         yield
