@@ -90,7 +90,8 @@ def adversarial_distance(
         targets: target class of each adversarial image, int64, shape (N,); any wrong class by default. With targets, an
             image counts as misclassified if the model already puts it into the target class.
         effort: "quick", "default" or "thorough": at most 40, 200 or 1,000 forward passes per image, and as many
-            backward passes, where the descents find something. With "iterated-pgd", at most 80, 400 or 2,000 steps.
+            backward passes, where the descents find something. A compiled model takes a few forward passes more. With
+            "iterated-pgd", at most 80, 400 or 2,000 steps.
         method: "boundary-descent" or "iterated-pgd".
         seed: seed of the restarts and the noise: one for all images, or one for each. The same image with the same seed
             gets the same noise in any batch.

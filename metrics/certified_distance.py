@@ -1,7 +1,5 @@
 """The certified distance: a proved lower bound of the distance to the nearest image of another class."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -127,20 +125,8 @@ def certified_distance(
             trial = _Trial(program, images[part], labels[part], norm, method, budget)
             return _searched(trial, clean[part], forward[part], tolerance)
 
-        with torch.no_grad(), full_precision():
+        with torch.no_grad():
             return concatenate([part for _, part in halving_batches(measure, len(images), batch_size)])
-
-
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """Disable TF32, because the bounds do not cover its rounding."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False):
-            yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def clean_logits(model: Model, images: Tensor, labels: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
@@ -163,7 +149,7 @@ def checked_program(model: Model, images: Tensor, clean: Tensor, batch_size: int
         Unsupported: if there are no bounds for the model, or the program gives other logits.
     """
     program = program_of(model, images[0])
-    with torch.no_grad(), full_precision():
+    with torch.no_grad():
         again = torch.cat([program.apply(batch) for batch in images.split(batch_size)])
     difference = (again - clean).abs().amax() / clean.abs().amax().clamp_min(1e-30)
     if again.shape != clean.shape or not difference <= max(1e3 * torch.finfo(clean.dtype).eps, 1e-10):

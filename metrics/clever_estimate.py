@@ -161,13 +161,13 @@ class RunningScores:
     def _give_up(self, images: Tensor) -> None:
         """Mark images as having no score."""
         self.active &= ~images
-        self.status[images] = Status.UNAVAILABLE
-        self.target[images] = -1
-        self.winning[images] = torch.nan
+        self.status.masked_fill_(images, Status.UNAVAILABLE)
+        self.target.masked_fill_(images, -1)
+        self.winning.masked_fill_(images.view(-1, *[1] * (self.winning.dim() - 1)), torch.nan)
         for name in NUMBERS:
-            self.numbers[name][images] = torch.nan
+            self.numbers[name].masked_fill_(images, torch.nan)
         for name in ("saturated", "degenerate_fit", "no_finite_endpoint"):
-            self.flags[name][images] = False
+            self.flags[name] &= ~images
 
     def _write(self, rows: Tensor, winner: "_Winner", margins: Tensor, raw: Tensor, maxima: Tensor) -> None:
         fit, radius = winner.fit, self.radius[rows]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from metrics.adversarial_distance import adversarial_distance
-from metrics.certified_distance import certified_distance, checked_program, clean_logits, full_precision
+from metrics.certified_distance import certified_distance, checked_program, clean_logits
 from metrics.checks import check_choice, check_count, check_number
 from metrics.linear_bounds import Ball, Bounds, Program, Unsupported, bounds_of, least_margins
 from metrics.mixed_integer import Layer, layers_of, logits_of, nearest_of_target
@@ -249,8 +249,7 @@ class _Solver:
         return _Found(min(max(min(solved, upper), lower), upper), lower, upper, best, Status.EXACT, "", seconds)
 
     def _bounds(self, image: Tensor, radius: float) -> Bounds:
-        with full_precision():
-            return bounds_of(self.program, Ball(image, image.new_full((1,), radius), "linf"))
+        return bounds_of(self.program, Ball(image, image.new_full((1,), radius), "linf"))
 
     def _targets(self, image: Tensor, label: int, radius: float, first: int | None) -> list[int]:
         """Return the classes that linear bounds do not rule out within the radius, the most likely first."""

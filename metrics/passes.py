@@ -9,6 +9,8 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
+from metrics.precision import full_precision
+
 Model = Callable[[Tensor], Tensor]
 """A callable from images in [0, 1], shape (N, C, H, W), to logits (N, K)."""
 
@@ -47,14 +49,48 @@ class Passes:
     """A model, with the number of passes spent on each of `count` images so far.
 
     `rows` gives the image that each row of a batch belongs to. An image may have several rows in one batch.
+
+    Whether all logits were finite is asked when the counts are read, at the end of a metric: to ask after each pass
+    would make a GPU wait.
     """
 
     def __init__(self, model: Model, count: int, device: torch.device) -> None:
         self.model = model
         self.eps = 0.0
         """Relative rounding error of the logits: the larger of those of the model's dtype and the images' dtype."""
-        self.forward = torch.zeros(count, dtype=torch.long, device=device)
-        self.backward = torch.zeros(count, dtype=torch.long, device=device)
+        self._forward = torch.zeros(count, dtype=torch.long, device=device)
+        self._backward = torch.zeros(count, dtype=torch.long, device=device)
+        self._finite = torch.ones((), dtype=torch.bool, device=device)
+        self.compiled = is_compiled(model)
+
+    @property
+    def forward(self) -> Tensor:
+        """Forward passes spent on each image, int64, shape (N,).
+
+        Raises:
+            ValueError: if a logit was not finite.
+        """
+        self.check_finite()
+        return self._forward
+
+    @property
+    def backward(self) -> Tensor:
+        """Backward passes spent on each image, int64, shape (N,).
+
+        Raises:
+            ValueError: if a logit was not finite.
+        """
+        self.check_finite()
+        return self._backward
+
+    def check_finite(self) -> None:
+        """Check the logits of all passes so far.
+
+        Raises:
+            ValueError: if one was not finite.
+        """
+        if not self._finite:
+            raise ValueError("got NaN or infinity among the logits of an image in [0, 1], expected finite numbers")
 
     def logits(self, images: Tensor, rows: Tensor) -> Tensor:
         """The logits of `images`, shape (R, K), without a graph."""
@@ -76,12 +112,21 @@ class Passes:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield logit[label] - logit[target], shape (R,), and its gradient for each column of `targets`, (R, T).
 
-        One forward pass serves all targets. Gradients are yielded one by one, so that only one is in memory.
+        One forward pass serves all targets, unless the model is compiled. Gradients are yielded one by one, so that
+        only one is in memory.
         """
+        columns = targets.shape[1]
+        if self.compiled:
+            for target in targets.unbind(dim=1):
+                # The defaults bind the target of this turn.
+                logits, gradient = self.logits_and_gradient(
+                    images, rows, lambda logits, target=target: margin(logits, labels, target)
+                )
+                yield margin(logits, labels, target), gradient
+            return
         images = images.detach().requires_grad_(True)
         with torch.enable_grad():
             logits = self._call(images, rows)
-            columns = targets.shape[1]
             for column in range(columns):
                 margins = margin(logits, labels, targets[:, column])
                 keep_graph = column + 1 < columns
@@ -91,19 +136,26 @@ class Passes:
         """Return the images as leaves, and the gradient of logit[label] - logit[target] with its graph.
 
         Both are inputs of `hessian_product`.
+
+        Raises:
+            ValueError: for a compiled model, which cannot be differentiated twice.
         """
+        if self.compiled:
+            raise ValueError(
+                "got a compiled model, expected one that can be differentiated twice: the one before compile"
+            )
         leaves = images.detach().requires_grad_(True)
         with torch.enable_grad():
             objective = margin(self._call(leaves, rows), labels, targets).sum()
             if not objective.requires_grad:
                 return leaves, torch.zeros_like(leaves)
             (gradient,) = torch.autograd.grad(objective, leaves, create_graph=True, allow_unused=True)
-        self._count(self.backward, rows)
+        self._count(self._backward, rows)
         return leaves, torch.zeros_like(leaves) if gradient is None else gradient
 
     def hessian_product(self, leaves: Tensor, gradient: Tensor, vectors: Tensor, rows: Tensor) -> Tensor:
         """The Hessian times a vector for each image; counted as two backward passes."""
-        self._count(self.backward, rows.repeat(2))
+        self._count(self._backward, rows.repeat(2))
         if not gradient.requires_grad:
             return torch.zeros_like(vectors)
         (product,) = torch.autograd.grad(gradient, leaves, vectors, retain_graph=True, allow_unused=True)
@@ -113,10 +165,9 @@ class Passes:
         # Pass a copy, because a model may modify its input in place: a leaf of the graph, or the caller's images.
         logits = self.model(images.clone())
         # Count after the call: a forward pass that ran out of memory does not count.
-        self._count(self.forward, rows)
+        self._count(self._forward, rows)
         if isinstance(logits, Tensor) and logits.is_floating_point():
-            if not logits.isfinite().all():
-                raise ValueError("got NaN or infinity among the logits of an image in [0, 1], expected finite numbers")
+            self._finite &= logits.isfinite().all()
             self.eps = max(torch.finfo(logits.dtype).eps, torch.finfo(images.dtype).eps)
             return logits.to(images.dtype)
         return logits
@@ -124,14 +175,27 @@ class Passes:
     def _gradient(self, objective: Tensor, images: Tensor, rows: Tensor, *, keep_graph: bool = False) -> Tensor:
         if not objective.requires_grad:
             # Autograd sees no dependence of the logits on the image, so the gradient is zero.
-            self._count(self.backward, rows)
+            self._count(self._backward, rows)
             return torch.zeros_like(images)
         (gradient,) = torch.autograd.grad(objective, images, retain_graph=keep_graph, allow_unused=True)
-        self._count(self.backward, rows)
+        self._count(self._backward, rows)
         return torch.zeros_like(images) if gradient is None else gradient
 
     def _count(self, passes: Tensor, rows: Tensor) -> None:
         passes.index_add_(0, rows, torch.ones_like(rows))
+
+
+def is_compiled(model: Model) -> bool:
+    """Whether `torch.compile` has compiled the model or a part of it.
+
+    The backward pass of a compiled network may overwrite what its forward pass has saved, so a graph serves once.
+    torch 2.14 raises a RuntimeError for a second use. With `torch._functorch.config.donated_buffer = False`, as its
+    message recommends, it returns wrong gradients.
+    """
+    modules = model.modules() if isinstance(model, nn.Module) else [model]
+    return any(hasattr(one, "_orig_mod") or getattr(one, "_compiled_call_impl", None) for one in modules) or hasattr(
+        model, "_torchdynamo_orig_callable"
+    )
 
 
 def check_model(model: Model) -> None:
@@ -250,6 +314,7 @@ def checked_logits(
         ValueError: if the outputs are not logits, or differ between two calls on the same images.
     """
     logits = passes.logits(images, rows)
+    passes.check_finite()
     check_logits(logits, labels)
     if targets is not None:
         check_logits(logits, targets, "targets")
@@ -266,8 +331,11 @@ def checked_logits(
 
 @contextmanager
 def differentiating(model: Model) -> Iterator[None]:
-    """Prepare for gradients of the input only: freeze the parameters, and leave inference mode and autocast."""
-    with torch.inference_mode(mode=False), frozen_parameters(model), ExitStack() as stack:
+    """Prepare for gradients of the input only: freeze the parameters, and leave inference mode and autocast.
+
+    Compute in full precision, too: rounding slacks and certificates are about the dtype of the images.
+    """
+    with torch.inference_mode(mode=False), frozen_parameters(model), full_precision(), ExitStack() as stack:
         for device in ("cpu", "cuda"):
             stack.enter_context(torch.autocast(device, enabled=False))
         yield

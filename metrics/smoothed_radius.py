@@ -158,7 +158,7 @@ class _Votes:
         counts = torch.zeros(self.classes, dtype=torch.long, device=self.image.device)
         for noisy in self._copies(copies):
             rows = torch.full((len(noisy),), self.row, device=noisy.device)
-            counts += torch.bincount(self.passes.logits(noisy, rows).argmax(dim=1), minlength=self.classes)
+            counts.index_add_(0, self.passes.logits(noisy, rows).argmax(dim=1), torch.ones_like(rows))
         return counts
 
     def _copies(self, count: int) -> list[Tensor] | tuple[Tensor, ...]:

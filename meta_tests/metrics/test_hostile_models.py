@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from metrics import Status, adversarial_distance, class_distances, clever
+from metrics import Status, adversarial_distance, class_distances, clever, second_order_clever
 from metrics.attacks import Attack, Search, line_search
 from metrics.attacks.linearised import linearised
 from metrics.attacks.shortlist import Shortlist
@@ -308,3 +308,42 @@ def test_linearised_step_counts_what_the_box_has_taken(norm):
     exact = vector_norm(nearest_beyond(image, weights.view(1, 1, 2, 2), torch.tensor([missing]), norm), norm)
     np.testing.assert_allclose(search.distance, exact, rtol=1e-3)
     assert missing > 0.8, "the first value alone does not suffice"
+
+
+def compiled_module():
+    return torch.compile(relu_network(), backend="aot_eager")
+
+
+def compiled_in_place():
+    network = relu_network()
+    network.compile(backend="aot_eager")
+    return network
+
+
+def compiled_function():
+    network = relu_network()
+    return torch.compile(network.forward, backend="aot_eager")
+
+
+def part_is_compiled():
+    return nn.Sequential(nn.Identity(), compiled_module()).eval()
+
+
+def relu_network():
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Flatten(), nn.Linear(IMAGES[0].numel(), 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+
+
+@pytest.mark.parametrize("make", [compiled_module, compiled_in_place, compiled_function, part_is_compiled])
+def test_compiled_models_have_the_same_numbers(make):
+    """A graph of theirs serves once: a second backward pass raises an error, or, with inductor, may be wrong."""
+    eager, compiled = relu_network(), make()
+    labels = eager(IMAGES).argmax(dim=1)
+    expected, found = (attack(model, labels=labels, effort="quick") for model in (eager, compiled))
+    torch.testing.assert_close(found.distance, expected.distance, rtol=1e-5, atol=0)
+    assert (found.forward - expected.forward).unique().tolist() == [2], "one for each of three targets, not one for all"
+    few = {"norm": "linf", "radius": 0.5, "blocks": 4, "block_size": 4}
+    expected, found = (clever(model, IMAGES, labels, **few) for model in (eager, compiled))
+    torch.testing.assert_close(found.score, expected.score, rtol=1e-4, atol=0)
+    with pytest.raises(ValueError, match="got a compiled model, expected one that can be differentiated twice"):
+        second_order_clever(compiled, IMAGES, labels, radius=0.5)

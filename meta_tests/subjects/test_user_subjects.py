@@ -92,6 +92,34 @@ def network(text, folder, dataset="digits"):
     return load_model(model_source(str(text), dataset_source(dataset, folder), folder), folder, CPU)
 
 
+def test_what_a_factory_sets_does_not_reach_what_is_measured(gate):
+    """It was refused before, or measured in bfloat16."""
+    write_network(gate.folder)
+    newer = "torch.backends.cudnn.conv.fp32_precision = 'tf32'" if hasattr(torch.backends, "fp32_precision") else "pass"
+    (gate.folder / "work/settings.py").write_text(
+        "import torch\n"
+        "from net import tiny_net\n"
+        "def factory():\n"
+        "    net = tiny_net()\n"
+        "    torch.set_float32_matmul_precision('medium')\n"
+        "    torch.set_default_dtype(torch.float64)\n"
+        "    torch.set_num_threads(2)\n"
+        f"    {newer}\n"
+        "    return net\n"
+    )
+    (gate.folder / "mine").mkdir()
+    (gate.folder / "mine/test_settings.py").write_text(
+        "import torch\n"
+        "def test_settings(candidate, adversarial_distance):\n"
+        "    found = adversarial_distance(candidate, 0, norm='linf')\n"
+        "    assert torch.get_float32_matmul_precision() == 'highest'\n"
+        "    assert torch.get_default_dtype() == torch.float32\n"
+    )
+    few = ("-n0", "--quick", "--images=4", "--batch-size=4", "--norms=linf", "--certify=off")
+    result = gate(*few, "--model=work/settings.py:factory", "--dataset=npz:work/stripes.npz", "mine")
+    result.assert_outcomes(passed=1)
+
+
 def test_a_class_is_called(tmp_path):
     """Also one that has `__getitem__`, as a subclass of `nn.Sequential` or of `Dataset` has."""
     (tmp_path / "net.py").write_text(

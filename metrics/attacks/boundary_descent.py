@@ -108,7 +108,7 @@ def boundary_descent(
         lengths = vector_norm(here - clean[active], search.norm)
         _keep_nearest(reached, best, active, margins, lengths, here)
         # Where there is no gradient, only a shrinking ball can move the point.
-        moving = (slopes > 0) | (margins <= 0)
+        moving = ((slopes > 0) | (margins <= 0)).nonzero().flatten()
         active, margins, gradients, slopes, lengths = (
             tensor[moving] for tensor in (active, margins, gradients, slopes, lengths)
         )
@@ -131,8 +131,8 @@ def _keep_nearest(
     reached: Reached, best: Tensor, active: Tensor, margins: Tensor, lengths: Tensor, points: Tensor
 ) -> None:
     nearer = (margins <= 0) & (lengths < reached.distance[active])
-    reached.distance[active[nearer]] = lengths[nearer]
-    reached.points[active[nearer]] = points[nearer]
+    reached.distance[active] = torch.where(nearer, lengths, reached.distance[active])
+    reached.points[active] = torch.where(per_row(nearer, points), points, reached.points[active])
     best[active] = torch.minimum(best[active], reached.distance[active])
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from metrics.attacks.shortlist import Shortlist
 from metrics.box import descending_within_box, nearest_beyond
-from metrics.norms import Norm, vector_norm
+from metrics.norms import Norm, per_row, vector_norm
 from metrics.passes import Passes, margin, rounding_slack
 from metrics.results import concatenate
 
@@ -100,7 +100,10 @@ class Search:
         return self._plain_margin(logits, rows) < 0
 
     def query(self, points: Tensor, rows: Tensor, attack: Attack) -> Tensor:
-        """The margins of `points`, perturbed versions of the images `rows`, shape (R,); 0 or less is adversarial."""
+        """The margins of `points`, perturbed versions of the images `rows`, shape (R,); 0 or less is adversarial.
+
+        No image may be in `rows` twice.
+        """
         return self._record(points, rows, self.passes.logits(points, rows), attack)
 
     def query_gradient(
@@ -146,11 +149,11 @@ class Search:
     def _record(self, points: Tensor, rows: Tensor, logits: Tensor, attack: Attack) -> Tensor:
         margins = self.margin(logits, rows)
         distances = vector_norm(points - self.images[rows], self.norm)
+        # `where` instead of a boolean index, whose size a GPU would have to tell the CPU.
         better = (margins <= 0) & (distances < self.distance[rows])
-        found = rows[better]
-        self.distance[found] = distances[better]
-        self.adversarial[found] = points[better]
-        self.attack[found] = attack
+        self.distance[rows] = torch.where(better, distances, self.distance[rows])
+        self.adversarial[rows] = torch.where(per_row(better, points), points, self.adversarial[rows])
+        self.attack[rows] = torch.where(better, attack, self.attack[rows])
         if self._path is not None:
             self._path.append(SearchPath(rows, torch.full_like(rows, attack), distances, margins))
         return margins

@@ -79,13 +79,19 @@ class GradientNorms:
     def _draw(self, rows: Tensor, columns: Tensor, blocks: range) -> None:
         block_of = torch.arange(blocks.start, blocks.stop, device=rows.device).repeat(len(rows))
         position_of = torch.arange(len(rows), device=rows.device).repeat_interleave(len(blocks))
+        images = [row for row in rows.tolist() for _ in blocks]
         at_once = max(1, self.batch_size // self.block_size)
-        for block, position in zip(block_of.split(at_once), position_of.split(at_once), strict=True):
-            self._draw_blocks(rows[position], columns[position], block)
+        for first in range(0, len(images), at_once):
+            part = slice(first, first + at_once)
+            position = position_of[part]
+            self._draw_blocks(images[part], rows[position], columns[position], block_of[part])
 
-    def _draw_blocks(self, rows: Tensor, columns: Tensor, blocks: Tensor) -> None:
-        """Draw U blocks, given the image of each (U,), its targets (U, T') and its block number (U,)."""
-        points = torch.cat([self._points(row) for row in rows.tolist()])
+    def _draw_blocks(self, images: Sequence[int], rows: Tensor, columns: Tensor, blocks: Tensor) -> None:
+        """Draw U blocks, given the image of each, its targets (U, T') and its block number (U,).
+
+        The images are given twice: `rows` are on the device, and to read them from there would make a GPU wait.
+        """
+        points = torch.cat([self._points(image) for image in images])
         owners = rows.repeat_interleave(self.block_size)
         norms, slopes = self._in_batches(points, owners, columns.repeat_interleave(self.block_size, dim=0))
         index = rows[:, None], columns, blocks[:, None]

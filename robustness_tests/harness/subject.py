@@ -87,6 +87,7 @@ def subject(source: Source, dataset: Source, count: int, device: str, data_dir: 
     images, where = _images(dataset, data_dir, count), resolve_device(device)
     with reproducible():
         network = load_model(source, data_dir, where)
+    with reproducible():
         if source.kind == "bundled":
             # The others were looked at before the run.
             check_bundled(MODELS[source.location, source.name], network, images, where)

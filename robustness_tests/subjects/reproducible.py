@@ -5,26 +5,30 @@ from contextlib import contextmanager
 
 import torch
 
+from metrics.precision import full_precision
+
 
 @contextmanager
 def reproducible() -> Iterator[None]:
-    """Use one thread, float32 without TF32, and deterministic kernels; restore the caller's settings at the end.
+    """Use one thread, full precision, and deterministic kernels; restore the caller's settings at the end.
 
     One thread, because the number of threads changes the order of summation, and it depends on the number of workers:
     `-n 0` would differ from `-n 2` in the last bits, and attacks amplify such differences.
+
+    Load a model in a block of its own: what its code sets then ends with the block.
     """
-    threads = torch.get_num_threads()
-    cudnn = torch.backends.cudnn
-    flags = cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False)
-    matmul = torch.backends.cuda.matmul.allow_tf32
+    threads, dtype, cudnn = torch.get_num_threads(), torch.get_default_dtype(), torch.backends.cudnn
+    kernels = cudnn.benchmark, cudnn.deterministic
     torch.set_num_threads(1)
-    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.set_default_dtype(torch.float32)
+    cudnn.benchmark, cudnn.deterministic = False, True
     try:
-        with flags:
+        with full_precision():
             yield
     finally:
         torch.set_num_threads(threads)
-        torch.backends.cuda.matmul.allow_tf32 = matmul
+        torch.set_default_dtype(dtype)
+        cudnn.benchmark, cudnn.deterministic = kernels
 
 
 def device_kind(device: torch.device) -> str:

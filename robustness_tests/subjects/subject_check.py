@@ -180,6 +180,7 @@ def check_request(request: dict[str, Any]) -> CheckedSubjects:
             continue
         with _told_by(option), reproducible():
             network = load_model(source, data_dir, device)
+        with _told_by(option), reproducible():
             checked[source.name] = check_network(network, images, device)
             digests[source.name] = model_digest(source, network, images, device)
             # Weights of a file are the same every time; a function may be random.
