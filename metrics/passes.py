@@ -3,6 +3,7 @@
 A pass is one forward or one backward pass of one image. It is the unit of cost.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -118,11 +119,9 @@ class Passes:
         columns = targets.shape[1]
         if self.compiled:
             for target in targets.unbind(dim=1):
-                # The defaults bind the target of this turn.
-                logits, gradient = self.logits_and_gradient(
-                    images, rows, lambda logits, target=target: margin(logits, labels, target)
-                )
-                yield margin(logits, labels, target), gradient
+                of_target = functools.partial(margin, labels=labels, targets=target)
+                logits, gradient = self.logits_and_gradient(images, rows, of_target)
+                yield of_target(logits), gradient
             return
         images = images.detach().requires_grad_(True)
         with torch.enable_grad():

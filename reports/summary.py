@@ -111,7 +111,7 @@ def _notes(run: Run, records: Records, rows: Sequence[Row]) -> list[str]:
     if rows and whole and not _judged(rows):
         notes.append(
             f"Nothing was asked of the model: no threshold file states an accuracy for {run.dataset}, and there is no "
-            "model to compare it with. The numbers below are measured and not judged. Not for a release."
+            "model to compare it with. The numbers of this run are measured and not judged. Not for a release."
         )
     if run.thresholds.others:
         notes.append(f"Not used: thresholds for other models or datasets ({', '.join(run.thresholds.others)}).")

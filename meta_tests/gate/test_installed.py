@@ -83,7 +83,7 @@ def test_nothing_is_installed_under_a_common_name(site):
 
 def test_gate_runs_from_any_folder(user):
     arguments = ("--model", "mypkg.nets:net", "--quick", "--certify=off", "--images=4", "--batch-size=4", "--norms=l2")
-    done = user("-n2", "--pyargs", "robustness_tests", *arguments, "-k", "is_real or clean or anchored or noise")
+    done = user("-n2", *arguments, "-k", "is_real or clean or anchored or noise")
     assert "mypkg.nets.net (mypkg.nets:net) against standard on digits" in done.stdout, done.stdout + done.stderr
     assert done.returncode in (0, 1), "properties are judged: five images may be too few"
     assert "error" not in done.stdout.rpartition("\n=")[2]

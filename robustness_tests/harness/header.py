@@ -20,7 +20,7 @@ def describe(run: Run) -> Sequence[str]:
         f"robustness: {subject}, {', '.join(run.norms)}, {budget}{certified}",
         (
             f"robustness: seed {run.seed}, device {run.device}, CLEVER's radius {radii}, "
-            f"thresholds from {', '.join(run.thresholds.files)}, results in {run.results}"
+            f"thresholds {' and '.join(run.thresholds.files)}, results in {run.results}"
         ),
         *([f"robustness: compared with the last release, {last}"] if last else []),
         *([f"robustness: thresholds for others, not used: {', '.join(unused)}"] if unused else []),

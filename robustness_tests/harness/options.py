@@ -192,8 +192,14 @@ def _names_of_options(parser: pytest.Parser) -> set[str]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Whether this run is about robustness, before anything else happens."""
+    """Whether this run is about robustness, before anything else happens; and if so, what it collects and shows."""
     config.stash[IN_USE] = in_use(config)
+    if config.args_source != pytest.Config.ArgsSource.ARGS and _given_on_command_line(config):
+        # `pytest --model net.py:factory` in a folder of the user's: no test is named, so the gate is meant.
+        config.args = [str(SUITE)]
+    if config.stash[IN_USE] and config.option.tbstyle == "auto":
+        # As the ini file of a checkout says: a property explains itself in one sentence.
+        config.option.tbstyle = "short"
 
 
 def in_use(config: pytest.Config) -> bool:
@@ -208,6 +214,10 @@ def in_use(config: pytest.Config) -> bool:
     if given or config.rootpath == SUITE.parent:
         return True
     return any(SUITE.name in str(argument) for argument in config.invocation_params.args)
+
+
+def _given_on_command_line(config: pytest.Config) -> bool:
+    return any(config.getoption(option.ini) is not None for option in OPTIONS)
 
 
 def given_value(config: pytest.Config, option: Option) -> Any:

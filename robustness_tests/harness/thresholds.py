@@ -56,7 +56,7 @@ class Thresholds:
         smoothed_accuracy: `smoothed_accuracy`, in the same way.
         smoothing_sigma: `smoothed_radius.sigma`.
         others: tables in the user's file for datasets and candidates that are not in this run.
-        files: the files that the values were read from; a later file takes precedence.
+        files: where the values are from: "bundled" and the name of the user's file, which takes precedence.
     """
 
     confidence: float
@@ -114,9 +114,7 @@ def load_thresholds(path: Path | None, model: str = "", dataset: str = "") -> Th
             others += [
                 f"{section}.{other}" for section in SHARES for other in table.get(section, {}) if other != dataset
             ]
-    # Two files of one name are told apart by their folders.
-    named = [DEFAULT_FILE.name] if path is None else [DEFAULT_FILE.name, f"{path.resolve().parent.name}/{path.name}"]
-    return Thresholds(**merged, others=tuple(others), files=tuple(named))
+    return Thresholds(**merged, others=tuple(others), files=("bundled", *([] if path is None else [path.name])))
 
 
 def _for_some(kind: str, tables: object, file: Path) -> dict[str, dict[str, Any]]:
