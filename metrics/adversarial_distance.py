@@ -125,12 +125,12 @@ def adversarial_distance(
     if targets is not None:
         check_targets(targets, labels)
     check_model(model)
-    generators_of(seed, len(images), images.device)
+    generators_of(seed, len(images))
 
     def measure(first: int, last: int) -> AdversarialDistances:
         part = slice(first, last)
         # New generators, so that a batch that is measured again, in halves, gets the same noise.
-        generators = generators_of(seed, len(images), images.device)[part]
+        generators = generators_of(seed, len(images))[part]
         wanted = None if targets is None else targets[part]
         return _measure(
             model, images[part], labels[part], wanted, norm, EFFORTS[effort], method, generators, record_path

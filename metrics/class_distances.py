@@ -69,7 +69,7 @@ def class_distances(
     batch_size = check_count("batch_size", batch_size, 1)
     check_images(images, labels)
     check_model(model)
-    generators_of(seed, len(images), images.device)
+    generators_of(seed, len(images))
 
     def nearest(first: int, last: int) -> tuple[Tensor, Tensor]:
         part, points = labels[first:last], images[first:last].detach()

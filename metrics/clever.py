@@ -260,7 +260,7 @@ def _clever(
     check_model(model)
     radii = radii_of(radius, images)
     checked_targets(targets, labels)
-    generators = generators_of(seed, len(images), images.device)
+    generators = generators_of(seed, len(images))
     with differentiating(model):
         images, labels = images.detach().clone(), labels.clone()
 

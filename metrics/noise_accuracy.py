@@ -13,7 +13,7 @@ from torch import Tensor
 
 from metrics.batches import halving_batches
 from metrics.checks import check_choice, check_count
-from metrics.generators import generators_of
+from metrics.generators import generators_of, moved
 from metrics.norms import DUAL, Norm, per_row, uniform_in_ball, vector_norm
 from metrics.passes import Model, Passes, check_images, check_model, checked_logits, differentiating, margin
 from metrics.results import concatenate
@@ -84,12 +84,12 @@ def noise_accuracy(
     batch_size = check_count("batch_size", batch_size, 1)
     check_images(images, labels)
     check_model(model)
-    generators_of(seed, len(images), images.device)
+    generators_of(seed, len(images))
 
     def measure(first: int, last: int) -> NoiseAccuracies:
         rows = slice(first, last)
         # Made anew: a batch that is measured again, in halves, gets the same noise.
-        generators = generators_of(seed, len(images), images.device)[rows]
+        generators = generators_of(seed, len(images))[rows]
         return _measure(model, images[rows], labels[rows], norm, strengths, sampling, samples, generators)
 
     with differentiating(model):
@@ -111,9 +111,8 @@ def _measure(
     rows = torch.arange(len(images), device=images.device)
     clean = margin(checked_logits(passes, images, labels, rows), labels) > 0
     right = torch.zeros(len(images), len(strengths), dtype=torch.long, device=images.device)
-    noise = torch.stack(
-        [unit_noise(samples, images.shape[1:], norm, sampling, one, images.dtype) for one in generators]
-    )
+    draws = [unit_noise(samples, images.shape[1:], norm, sampling, one, images.dtype) for one in generators]
+    noise = moved(torch.stack(draws), images.device)
     for column, strength in enumerate(strengths):
         noisy = (images[:, None] + strength * noise).clamp(0, 1).flatten(0, 1)
         of_image = rows.repeat_interleave(samples)

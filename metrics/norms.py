@@ -102,7 +102,7 @@ def steepest(gradients: Tensor, norm: Norm) -> Tensor:
 def uniform_in_ball(
     count: int, shape: Sequence[int], norm: Norm, generator: torch.Generator, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Draw `count` points uniformly from the ball of radius 1, shape (count, *shape), on the generator's device.
+    """Draw `count` points uniformly from the ball of radius 1, shape (count, *shape), on the CPU.
 
     L2: the direction is Gaussian, and the length is the d-th root of a uniform number. L1: d + 1 exponential numbers
     are divided by their sum, and the first d are uniform on the solid simplex (Barthe et al. 2005). Signs are drawn
@@ -113,7 +113,7 @@ def uniform_in_ball(
         >>> float(vector_norm(points, "l2").max()) <= 1
         True
     """
-    like: dict[str, Any] = {"generator": generator, "device": generator.device, "dtype": dtype}
+    like: dict[str, Any] = {"generator": generator, "dtype": dtype}
     size = math.prod(shape)
     if norm == "linf":
         points = torch.rand(count, size, **like) * 2 - 1

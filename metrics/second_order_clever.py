@@ -14,7 +14,7 @@ from metrics.checks import check_choice, check_count
 from metrics.clever import radii_of
 from metrics.curvature import curvatures
 from metrics.extreme_value import end_point
-from metrics.generators import generators_of
+from metrics.generators import generators_of, moved
 from metrics.gradient_norms import SAMPLINGS, Sampling, Targets, checked_targets, chosen_targets
 from metrics.gradient_norms.sampling import perturbations
 from metrics.norms import vector_norm
@@ -129,7 +129,7 @@ def second_order_clever(
     check_model(model)
     radii = radii_of(radius, images)
     checked_targets(targets, labels)
-    generators = generators_of(seed, len(images), images.device)
+    generators = generators_of(seed, len(images))
     parts = []
     with differentiating(model):
         images, labels = images.detach().clone(), labels.clone()
@@ -196,7 +196,8 @@ def _sample(
         image, generator = images[row], generators[row]
 
         def curved(points: Tensor, column: int) -> tuple[Tensor, Tensor]:
-            start = torch.randn(points.shape, generator=generator, **like)  # noqa: B023  # called in this turn only
+            drawn = torch.randn(points.shape, generator=generator, dtype=points.dtype)  # noqa: B023  # called in this turn
+            start = moved(drawn, points.device)
             return _curvature(passes, points, labels[row], targets[row, column], start, budget, row)  # noqa: B023
 
         clean = [curved(image[None], column) for column in range(targets.shape[1])]
@@ -206,7 +207,7 @@ def _sample(
             blocks = slice(first, min(first + at_once, budget.blocks))
             count = (blocks.stop - first) * budget.block_size
             drawn = perturbations(budget.sampling, "l2", count, image.shape, generator, image.dtype)
-            points = (image + radius[row] * drawn).clamp(0, 1)
+            points = (image + radius[row] * moved(drawn, image.device)).clamp(0, 1)
             for column, (_, gradient) in enumerate(clean):
                 found, gradients = curved(points, column)
                 maxima[row, column, blocks] = found.view(-1, budget.block_size).amax(dim=1)

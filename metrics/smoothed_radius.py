@@ -15,7 +15,7 @@ from scipy import stats
 from torch import Tensor
 
 from metrics.checks import check_count, check_number
-from metrics.generators import generators_of
+from metrics.generators import generators_of, moved
 from metrics.passes import Model, Passes, check_images, check_model, checked_logits, differentiating
 from metrics.status import Status
 
@@ -112,7 +112,7 @@ def smoothed_radius(
     batch_size = check_count("batch_size", batch_size, 1)
     check_images(images, labels)
     check_model(model)
-    generators = generators_of(seed, len(images), images.device)
+    generators = generators_of(seed, len(images))
     with differentiating(model):
         passes = Passes(model, len(images), images.device)
         classes = checked_logits(passes, images, labels, torch.arange(len(images), device=images.device)).shape[1]
@@ -166,10 +166,8 @@ class _Votes:
         return torch.cat(chunks).split(self.batch_size)
 
     def _chunk(self, count: int) -> Tensor:
-        noise = torch.randn(
-            (count, *self.image.shape), generator=self.generator, dtype=self.image.dtype, device=self.image.device
-        )
-        noisy = self.image + self.sigma * noise
+        noise = torch.randn((count, *self.image.shape), generator=self.generator, dtype=self.image.dtype)
+        noisy = self.image + self.sigma * moved(noise, self.image.device)
         return noisy.clamp(0, 1) if self.clamp else noisy
 
 

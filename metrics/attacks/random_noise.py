@@ -1,12 +1,12 @@
 """Random noise: needs no gradient, so masking cannot stop it."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from metrics.attacks.search import Attack, Search
+from metrics.generators import moved
 from metrics.norms import per_row
 
 RAMP = 10
@@ -24,18 +24,18 @@ def random_noise(search: Search, rows: Tensor, *, steps: int, generators: Sequen
         search: the images, and the record of the best points.
         rows: indices of the images to attack, shape (R,).
         steps: number of draws.
-        generators: a source of randomness for each image of the search, on its device.
+        generators: a source of randomness for each image of the search, on the CPU.
     """
     if not len(rows):
         return
-    clean = search.images[rows]
+    images, clean = rows.tolist(), search.images[rows]
     strength = torch.zeros_like(search.distance[rows])
     found = torch.zeros_like(rows, dtype=torch.bool)
     for _ in range(steps):
         strength = torch.where(found, strength, (strength + 1 / RAMP).clamp_max(1))
-        like: dict[str, Any] = {"device": clean.device, "dtype": clean.dtype}
-        draws = [torch.rand(clean.shape[1:], generator=generators[row], **like) for row in rows.tolist()]
-        points = torch.lerp(clean, torch.stack(draws), per_row(strength, clean)).clamp(0, 1)
+        draws = [torch.rand(clean.shape[1:], generator=generators[image], dtype=clean.dtype) for image in images]
+        noise = moved(torch.stack(draws), clean.device)
+        points = torch.lerp(clean, noise, per_row(strength, clean)).clamp(0, 1)
         fooled = search.query(points, rows, Attack.RANDOM_NOISE) <= 0
         found |= fooled
         strength = torch.where(fooled, 0.85 * strength, strength)

@@ -1,12 +1,12 @@
 """Starting points of further descents, so that they end in other local minima."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from metrics.attacks.search import Search
+from metrics.generators import moved
 from metrics.norms import per_row, vector_norm
 
 NOISE = 3.0
@@ -19,14 +19,14 @@ def noisy_starts(search: Search, rows: Tensor, generators: Sequence[torch.Genera
     Args:
         search: the images and their best points.
         rows: indices of images that have an adversarial point, shape (R,).
-        generators: a source of randomness for each image of the search, on its device.
+        generators: a source of randomness for each image of the search, on the CPU.
 
     Returns:
         Starting points, shape (R, C, H, W).
     """
     best = search.adversarial[rows]
-    like: dict[str, Any] = {"device": best.device, "dtype": best.dtype}
-    noise = torch.stack([torch.randn(best.shape[1:], generator=generators[row], **like) for row in rows.tolist()])
+    draws = [torch.randn(best.shape[1:], generator=generators[row], dtype=best.dtype) for row in rows.tolist()]
+    noise = moved(torch.stack(draws), best.device)
     scale = NOISE * vector_norm(best - search.images[rows], "l2") / vector_norm(noise, "l2")
     return (best + per_row(scale, noise) * noise).clamp(0, 1)
 
@@ -34,5 +34,5 @@ def noisy_starts(search: Search, rows: Tensor, generators: Sequence[torch.Genera
 def random_starts(search: Search, rows: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
     """Draw points uniformly from the box, shape (R, C, H, W), for images with zero gradients around them."""
     shape = search.images.shape[1:]
-    like: dict[str, Any] = {"device": search.images.device, "dtype": search.images.dtype}
-    return torch.stack([torch.rand(shape, generator=generators[row], **like) for row in rows.tolist()])
+    draws = [torch.rand(shape, generator=generators[row], dtype=search.images.dtype) for row in rows.tolist()]
+    return moved(torch.stack(draws), search.images.device)

@@ -22,7 +22,7 @@ def descend(search: Search, rows: Tensor, effort: Effort, generators: Sequence[t
         search: the images, and the record of the best points.
         rows: indices of the images to attack, shape (R,).
         effort: how much is spent on each.
-        generators: a source of randomness for each image of the search, on its device.
+        generators: a source of randomness for each image of the search, on the CPU.
     """
     if not len(rows):
         return

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from metrics.batches import halving_batches
+from metrics.generators import moved
 from metrics.gradient_norms.sampling import Sampling, perturbations
-from metrics.norms import DUAL, Norm, vector_norm
+from metrics.norms import DUAL, Norm, per_row, vector_norm
 from metrics.passes import Passes, rounding_slack
 
 
@@ -91,8 +92,9 @@ class GradientNorms:
 
         The images are given twice: `rows` are on the device, and to read them from there would make a GPU wait.
         """
-        points = torch.cat([self._points(image) for image in images])
         owners = rows.repeat_interleave(self.block_size)
+        drawn = moved(torch.cat([self._drawn(image) for image in images]), rows.device)
+        points = drawn.mul_(per_row(self.radius[owners], drawn)).add_(self.images[owners]).clamp_(0, 1)
         norms, slopes = self._in_batches(points, owners, columns.repeat_interleave(self.block_size, dim=0))
         index = rows[:, None], columns, blocks[:, None]
         by_block = len(self.norms), len(rows), self.block_size, columns.shape[1]
@@ -101,13 +103,10 @@ class GradientNorms:
         self.slopes[:, *index] = slopes.view(by_block).amax(dim=2)
         self.zeros[index] = (norms[0] == 0).view(by_block[1:]).sum(dim=1)
 
-    def _points(self, row: int) -> Tensor:
-        """Draw one block of points around an image: always a whole block, so that points do not depend on the batch."""
-        image = self.images[row]
-        drawn = perturbations(
-            self.sampling, self.norms[0], self.block_size, image.shape, self.generators[row], image.dtype
-        )
-        return drawn.mul_(self.radius[row]).add_(image).clamp_(0, 1)
+    def _drawn(self, image: int) -> Tensor:
+        """Draw one block for an image, within radius 1: always a whole block, which does not depend on the batch."""
+        shape, dtype = self.images.shape[1:], self.images.dtype
+        return perturbations(self.sampling, self.norms[0], self.block_size, shape, self.generators[image], dtype)
 
     def _in_batches(self, points: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
         def measured(first: int, last: int) -> tuple[Tensor, Tensor]:

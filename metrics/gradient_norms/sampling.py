@@ -19,12 +19,12 @@ uniform in [0, radius], whatever the norm of the score, as in the authors' code.
 def perturbations(
     sampling: Sampling, norm: Norm, count: int, shape: Sequence[int], generator: torch.Generator, dtype: torch.dtype
 ) -> Tensor:
-    """`count` perturbations within radius 1, shape (count, *shape), on the generator's device."""
+    """`count` perturbations within radius 1, shape (count, *shape), on the CPU."""
     if sampling == "ball":
         return uniform_in_ball(count, shape, norm, generator, dtype)
     size = math.prod(shape)
-    directions = steepest(torch.randn(count, size, generator=generator, device=generator.device, dtype=dtype), "l2")
-    lengths = torch.rand(count, 1, generator=generator, device=generator.device, dtype=dtype)
+    directions = steepest(torch.randn(count, size, generator=generator, dtype=dtype), "l2")
+    lengths = torch.rand(count, 1, generator=generator, dtype=dtype)
     return (directions * lengths).view(count, *shape)
 
 

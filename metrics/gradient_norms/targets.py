@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from metrics.checks import check_choice
+from metrics.generators import moved
 
 Targets = Tensor | Literal["all", "top-2", "least-likely", "random"]
 
@@ -70,5 +71,5 @@ def chosen_targets(targets: Targets, logits: Tensor, labels: Tensor, generators:
     others = every[every != labels[:, None]].view(len(labels), classes - 1)
     if targets == "all":
         return others
-    drawn = [torch.randint(classes - 1, (1,), generator=one, device=one.device) for one in generators]
-    return others.gather(1, torch.stack(drawn))
+    drawn = torch.stack([torch.randint(classes - 1, (1,), generator=one) for one in generators])
+    return others.gather(1, moved(drawn, others.device))
