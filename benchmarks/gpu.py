@@ -63,6 +63,7 @@ def numbers(device):
     for name, (radii, count) in NETWORKS.items():
         network, images, labels = subject(name, count)
         for dtype, tolerance in TOLERANCES.items():
+            print(f"({name}, {dtype})", file=sys.stderr, flush=True)
             there = torch.device(device)
             runs = [
                 list(columns(network.to(where, dtype), images.to(where, dtype), labels.to(where), radii))
@@ -253,6 +254,8 @@ def main():
     parser.add_argument("--output", type=Path, default=Path("gpu.json"))
     options = parser.parse_args()
     device = options.device
+    if device == "cpu":
+        torch.set_num_threads(1)
     name = torch.cuda.get_device_name() if device != "cpu" else "CPU, a rehearsal"
     print(f"{name}, torch {torch.__version__}, {torch.get_num_threads()} threads\n")
     start, found, failed = time.perf_counter(), {"device": name, "torch": torch.__version__}, []
