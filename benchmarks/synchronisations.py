@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from benchmarks.subjects import subject
 from benchmarks.tables import header, row
-from metrics import adversarial_distance, clever, noise_accuracy, smoothed_radius
+from metrics import adversarial_distance, certified_distance, clever, noise_accuracy, smoothed_radius
 
 WAITING = {
     "__bool__", "__float__", "__index__", "__int__", "allclose", "bincount", "cpu", "equal", "is_nonzero", "item",
@@ -79,6 +79,9 @@ def runs(images, labels, norm, radius):
             model, images, labels, norm=norm, radius=radius, blocks=40, block_size=24, batch_size=5 * len(images)
         ),
     )
+    few = images[:4], labels[:4]
+    if norm != "l1":
+        yield "certified_distance", lambda model: certified_distance(model, *few, norm=norm)
     yield "noise_accuracy", lambda model: noise_accuracy(model, images, labels, norm=norm, epsilons=[radius])
     if norm == "l2":
         yield "smoothed_radius", lambda model: smoothed_radius(model, images, labels, sigma=0.25, samples=1_000)

@@ -217,9 +217,12 @@ class _Trial:
                 )
                 for ends in bounds.intervals
             ]
+        # One index for all: a GPU waits for each boolean one.
+        which = failed.nonzero().flatten()
+        images = rows[which]
         for known, new in zip(self.known, bounds.intervals, strict=True):
             for ends, tighter in zip(known, new, strict=True):
-                ends[rows[failed]] = tighter[failed]
+                ends[images] = tighter[which]
 
 
 START = {"linf": 1e-4, "l2": 1e-3}
@@ -258,10 +261,11 @@ class _Bracket:
 
     def take(self, rows: Tensor, radii: Tensor, least: Tensor) -> None:
         """Record the least margins of the images `rows` within their `radii`."""
-        held, broken = rows[least > 0], rows[least <= 0]
+        positive, not_positive = (least > 0).nonzero().flatten(), (least <= 0).nonzero().flatten()
+        held, broken = rows[positive], rows[not_positive]
         self.earlier[held], self.at_earlier[held] = self.lower[held], self.at_lower[held]
-        self.lower[held], self.at_lower[held] = radii[least > 0], least[least > 0]
-        self.upper[broken], self.at_upper[broken] = radii[least <= 0], least[least <= 0]
+        self.lower[held], self.at_lower[held] = radii[positive], least[positive]
+        self.upper[broken], self.at_upper[broken] = radii[not_positive], least[not_positive]
 
     def next(self, tolerance: float) -> Tensor:
         """Return the next radius to try: a little below the one where the least margin is expected to reach 0.

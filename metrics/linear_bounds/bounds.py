@@ -162,7 +162,7 @@ def _waves(chosen: Tensor, rows_at_once: int) -> Iterator[tuple[Tensor, Tensor]]
 
     Images with fewer positions than others drop out earlier. A row that is too short repeats its last position.
     """
-    lists = [one.nonzero().flatten() for one in chosen]
+    lists = chosen.nonzero()[:, 1].split(chosen.sum(dim=1).tolist())
     begun = [0] * len(lists)
     while True:
         left = [image for image, one in enumerate(lists) if begun[image] < len(one)]
