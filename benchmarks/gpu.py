@@ -86,7 +86,7 @@ def memory(device):
     """A batch that does not fit is halved, with the same numbers."""
     if device == "cpu":
         return "needs a GPU"
-    network, images, labels = big_network(device), torch.rand(256, 3, 32, 32, device=device), None
+    network, images = big_network(device), torch.rand(256, 3, 32, 32, device=device)
     with torch.no_grad():
         labels = torch.cat([network(part).argmax(dim=1) for part in images.split(32)])
     small = noise_accuracy(network, images, labels, norm="l2", epsilons=[1.0], samples=4, batch_size=32)
@@ -246,27 +246,42 @@ def estimate(device, rates):
     return found
 
 
+PARTS = {
+    "numbers": lambda device, _: numbers(device),
+    "memory": lambda device, _: memory(device),
+    "speed": lambda device, _: speed(device),
+    "estimate": lambda device, found: estimate(device, found.get("speed", [])),
+    "gate": lambda device, _: gate(device),
+}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--parts", default="numbers,memory,speed,estimate,gate")
+    parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--seconds", type=float, default=360, help="no part is begun after this time")
     parser.add_argument("--output", type=Path, default=Path("gpu.json"))
     options = parser.parse_args()
-    device = options.device
+    device, parts = options.device, options.parts.split(",")
+    if unknown := [part for part in parts if part not in PARTS]:
+        parser.error(f"--parts: got {unknown[0]!r}, expected some of {', '.join(PARTS)}")
+    if device != "cpu" and not torch.cuda.is_available():
+        parser.error(
+            f"--device: got {device!r}, but torch sees no GPU; `--device cpu` rehearses the script without one"
+        )
     if device == "cpu":
         torch.set_num_threads(1)
     name = torch.cuda.get_device_name() if device != "cpu" else "CPU, a rehearsal"
     print(f"{name}, torch {torch.__version__}, {torch.get_num_threads()} threads\n")
     start, found, failed = time.perf_counter(), {"device": name, "torch": torch.__version__}, []
-    for part in options.parts.split(","):
+    for part in parts:
         if time.perf_counter() - start > options.seconds:
             failed.append(f"{part}: no time left")
             continue
         print(f"\n## {part}\n", flush=True)
         began = time.perf_counter()
         try:
-            found[part] = estimate(device, found.get("speed", [])) if part == "estimate" else globals()[part](device)
+            found[part] = PARTS[part](device, found)
         except Exception as error:  # noqa: BLE001  # a part that fails must not hide the others
             traceback.print_exc()
             failed.append(f"{part}: {type(error).__name__} {error}")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from benchmarks.subjects import subject
+from benchmarks.subjects import DIGITS, subject
 from benchmarks.tables import header, row
 from metrics import adversarial_distance, certified_distance, clever, noise_accuracy, smoothed_radius
 
@@ -21,6 +21,9 @@ WAITING = {
     "masked_select", "nonzero", "numpy", "tolist", "unique",
 }  # fmt: skip
 INDEXING = {"__getitem__", "__setitem__", "index_put_"}
+
+
+RADII = {"linf": 0.25, "l2": 1.25, "l1": 3.0}
 
 
 class Synchronisations(TorchFunctionMode):
@@ -90,15 +93,15 @@ def runs(images, labels, norm, radius):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=20)
-    parser.add_argument("--model", default="robust")
-    parser.add_argument("--norms", default="linf,l2")
+    parser.add_argument("--model", default="robust", choices=DIGITS)
+    parser.add_argument("--norms", nargs="+", default=["linf", "l2"], choices=RADII)
     parser.add_argument("--lines", type=int, default=0, help="show so many lines that wait most often")
     options = parser.parse_args()
     torch.set_num_threads(1)
     network, images, labels = subject(options.model, options.images)
     header("metric", "norm", "calls of the model", "synchronisations", "for each call")
-    for norm in options.norms.split(","):
-        for name, run in runs(images, labels, norm, {"linf": 0.25, "l2": 1.25, "l1": 3.0}[norm]):
+    for norm in options.norms:
+        for name, run in runs(images, labels, norm, RADII[norm]):
             model = Calls(network)
             with Synchronisations() as counted:
                 run(model)

@@ -16,7 +16,7 @@ _BACKENDS = [
     for part in parts
     if hasattr(getattr(backend, part, None), "fp32_precision")
 ]
-"""The operations whose precision torch lets one choose; none before torch 2.9."""
+"""The operations whose precision torch lets one choose; none in older releases."""
 
 
 @contextmanager

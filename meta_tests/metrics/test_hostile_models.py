@@ -340,10 +340,10 @@ def test_compiled_models_have_the_same_numbers(make):
     eager, compiled = relu_network(), make()
     labels = eager(IMAGES).argmax(dim=1)
     expected, found = (attack(model, labels=labels, effort="quick") for model in (eager, compiled))
-    torch.testing.assert_close(found.distance, expected.distance, rtol=1e-5, atol=0)
+    torch.testing.assert_close(found.distance, expected.distance, rtol=1e-6, atol=0)
     assert (found.forward - expected.forward).unique().tolist() == [2], "one for each of three targets, not one for all"
     few = {"norm": "linf", "radius": 0.5, "blocks": 4, "block_size": 4}
     expected, found = (clever(model, IMAGES, labels, **few) for model in (eager, compiled))
-    torch.testing.assert_close(found.score, expected.score, rtol=1e-4, atol=0)
+    torch.testing.assert_close(found.score, expected.score, rtol=1e-6, atol=0)
     with pytest.raises(ValueError, match="got a compiled model, expected one that can be differentiated twice"):
         second_order_clever(compiled, IMAGES, labels, radius=0.5)

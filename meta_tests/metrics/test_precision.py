@@ -23,7 +23,7 @@ NEWER = [
 SCRIPT = """
 import torch
 from metrics import adversarial_distance
-from metrics.precision import _BACKENDS, _readable, full_precision
+from metrics.precision import _BACKENDS, _readable
 
 {setting}
 
@@ -36,6 +36,9 @@ def settings():
     )
 
 def model(images):
+    if errors:  # within the metric; a network may read the older interface
+        assert not torch.backends.cudnn.allow_tf32
+        assert not torch.backends.cuda.matmul.allow_tf32
     logits = images.flatten(1) @ weights
     errors.append(float((logits.double() - images.flatten(1).double() @ weights.double()).abs().max()))
     return logits
@@ -44,7 +47,7 @@ torch.manual_seed(0)
 errors, weights, images = [], torch.randn(3072, 10), torch.rand(64, 3, 32, 32)
 before = settings()
 adversarial_distance(model, images, model(images).argmax(dim=1), norm="l2", effort="quick")
-assert max(errors[1:]) < 1e-2, max(errors)
+assert max(errors[1:]) < 1e-3, max(errors[1:])  # float32: 0.0001, bfloat16: 0.4
 assert settings() == before, (before, settings())
 """
 

@@ -1,5 +1,6 @@
 """Reports: the same table everywhere, nothing run that is only shown, and a page that a real browser draws."""
 
+import dataclasses
 import json
 
 import pytest
@@ -20,7 +21,7 @@ from meta_tests.runs import (
 from reports.conclusions import conclusion, worst_images
 from reports.figures import figures
 from reports.markdown import summary as markdown_summary
-from reports.page import body, page
+from reports.page import body, facts, page
 from reports.results import Results, headline
 from reports.results_json import write_results
 from reports.rows import HEADER, cells
@@ -148,6 +149,22 @@ def test_scatter_marks_violations(drawn):
     assert drawn(*records)["CLEVER against adversarial distance"][1] == svg, "the same records, the same bytes"
 
 
+def test_certified_accuracy_of_some_images_has_their_robust_accuracy_beside_it(drawn):
+    """Robust accuracy of all images may be below the certified accuracy of a few."""
+    about = {"model": "robust", "norm": "linf"}
+    proved, attacked = about_of("test_certified_below_distance"), about_of("test_adversarial_example_is_real")
+    values = {"certified": 0.01, "status": "certified"}
+    certified = [Record(f"c{i}", "passed", about={**proved, **about, "image": i}, values=values) for i in range(3)]
+    values = {"distance": 0.04, "status": "attacked"}
+    found = [Record(f"a{i}", "passed", about={**attacked, **about, "image": i}, values=values) for i in range(3)]
+    some = drawn(*certified[:2], *found)["Robust accuracy"][1]
+    assert "certified accuracy, 2 images" in some
+    assert "robust accuracy of the same" in some
+    every = drawn(*certified, *found)["Robust accuracy"][1]
+    assert "certified accuracy, 3 images" in every
+    assert "robust accuracy of the same" not in every
+
+
 def test_no_points_no_figure(drawn):
     assert drawn(model_record()) == {}
 
@@ -256,6 +273,11 @@ def test_answers_say_what_the_numbers_say():
         "score of robust exceeds the adversarial distance or is missing for 4 of 100 images, and the median of CLEVER "
         "/ distance is 0.88 (tight)."
     )
+    share = model_record("test_share_of_clever_below_distance", values={**shares, "value": 1.0}, norm="linf")
+    probed = model_record("test_gradients_are_informative", values={"value": 1.0, "images": 8}, norm="linf")
+    text = conclusion(results_of(share, probed), "trust")
+    assert text.startswith("No score contradicts CLEVER as a lower bound here: ")
+    assert text.endswith("Of robust, an attack without gradients found nothing much nearer (8 images).")
     assert conclusion(results, "requirement") == (
         "robust is shown to be better than standard in 1 of 1 comparisons on the same images: adversarial distance, "
         "linf 0.2 against 0.1."
@@ -299,6 +321,15 @@ def test_errors_say_nothing_about_the_model():
     results = results_of(*(model_record(name, "error", {}, norm="linf") for name in names), status=1)
     assert conclusion(results, "trust") == ""
     assert len(results.violated) == 3
+
+
+@pytest.mark.parametrize(
+    ("commit", "shown"),
+    [("0123456789abcdef", "0123456789ab"), ("0123456789abcdef+", "0123456789ab+"), (None, "not in git")],
+)
+def test_commit_is_short_and_says_whether_files_have_changed(commit, shown):
+    results = dataclasses.replace(results_of(model_record()), commit=commit)
+    assert facts(results)["Commit"] == shown
 
 
 def test_infinite_medians_are_shown_as_what_they_are():

@@ -14,19 +14,22 @@ def settings():
         cudnn.allow_tf32,
         cudnn.deterministic,
         cudnn.benchmark,
+        torch.get_default_dtype(),
     )
 
 
 def test_settings_are_made_and_taken_back():
     torch.set_num_threads(2)
+    torch.set_default_dtype(torch.float64)
     before = settings()
     with reproducible():
-        assert settings() == (1, False, False, True, False)
+        assert settings() == (1, False, False, True, False, torch.float32)
     assert settings() == before
     with pytest.raises(ZeroDivisionError), reproducible():
         raise ZeroDivisionError
     assert settings() == before
     torch.set_num_threads(1)
+    torch.set_default_dtype(torch.float32)
 
 
 def test_device_by_name():

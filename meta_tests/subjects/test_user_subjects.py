@@ -103,7 +103,7 @@ def test_what_a_factory_sets_does_not_reach_what_is_measured(gate):
         "    net = tiny_net()\n"
         "    torch.set_float32_matmul_precision('medium')\n"
         "    torch.set_default_dtype(torch.float64)\n"
-        "    torch.set_num_threads(2)\n"
+        "    torch.set_num_threads(3)\n"
         f"    {newer}\n"
         "    return net\n"
     )
@@ -114,6 +114,7 @@ def test_what_a_factory_sets_does_not_reach_what_is_measured(gate):
         "    found = adversarial_distance(candidate, 0, norm='linf')\n"
         "    assert torch.get_float32_matmul_precision() == 'highest'\n"
         "    assert torch.get_default_dtype() == torch.float32\n"
+        "    assert torch.get_num_threads() != 3\n"
     )
     few = ("-n0", "--quick", "--images=4", "--batch-size=4", "--norms=linf", "--certify=off")
     result = gate(*few, "--model=work/settings.py:factory", "--dataset=npz:work/stripes.npz", "mine")
