@@ -6,6 +6,7 @@ It needs nothing beside the checkout, prints tables, writes gpu.json, says which
 numbers   every metric on the CPU and on the GPU, the same seeds: statuses, differences, twice the same bits
 memory    a capped allocator halves batches and changes no number
 gate      `pytest -n 2 --model robust` on the GPU: verdict and time; `-n 0` against `-n 2`
+precision passes per second in TF32 and bfloat16, and the distances after a search in them
 speed     passes per second inside each metric against bare passes, synchronisations and kernels for each pass
 estimate  the time of a gate for a pair of WideResNet-28-10, from what was measured
 
@@ -24,9 +25,11 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.arithmetic import precision
 from benchmarks.subjects import subject
 from benchmarks.tables import header, row
 from metrics import adversarial_distance, anchored_clever, certified_distance, clever, noise_accuracy, smoothed_radius
+from metrics.precision import PRECISIONS, arithmetic, full_precision
 from robustness_tests.subjects.reproducible import reproducible
 from robustness_tests.subjects.wide_resnet import WideResNet
 
@@ -246,10 +249,24 @@ def estimate(device, rates):
     return found
 
 
+def precisions(device):
+    """Bare passes per second in each arithmetic, and what a search in it changes."""
+    network, images, rates = big_network(device), torch.rand(100, 3, 32, 32, device=device), {}
+    header("arithmetic", "passes per s", "over float32")
+    for name in PRECISIONS:
+        with full_precision(), arithmetic(name, torch.device(device)):
+            rates[name] = bare(network, images, device)
+        row(name, f"{rates[name]:,.0f}", f"{rates[name] / rates['float32']:.2f}")
+    print()
+    precision(device, 20)
+    return rates
+
+
 PARTS = {
     "numbers": lambda device, _: numbers(device),
     "memory": lambda device, _: memory(device),
     "speed": lambda device, _: speed(device),
+    "precision": lambda device, _: precisions(device),
     "estimate": lambda device, found: estimate(device, found.get("speed", [])),
     "gate": lambda device, _: gate(device),
 }

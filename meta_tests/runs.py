@@ -26,6 +26,7 @@ RUN = Run(
     clever_radius={"linf": 0.25, "l2": 1.25, "l1": 6.0},
     effort="default",
     norms=("linf", "l2"),
+    precision="float32",
     certify="auto",
     batch_sizes={"robust": 20, "standard": 20},
     digests={},

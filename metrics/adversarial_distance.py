@@ -21,6 +21,7 @@ from metrics.passes import (
     differentiating,
     margin,
 )
+from metrics.precision import PRECISIONS, Precision
 from metrics.results import concatenate
 from metrics.status import Status
 
@@ -64,6 +65,7 @@ def adversarial_distance(
     targets: Tensor | None = None,
     effort: str = "default",
     method: str = "boundary-descent",
+    precision: Precision = "float32",
     seed: int | Sequence[int] = 0,
     batch_size: int = 100,
     record_path: bool = False,
@@ -93,6 +95,10 @@ def adversarial_distance(
             backward passes, where the descents find something. A compiled model takes a few forward passes more. With
             "iterated-pgd", at most 80, 400 or 2,000 steps.
         method: "boundary-descent" or "iterated-pgd".
+        precision: the arithmetic in which the descents search: "float32" (that of the model and the images), "tf32" or
+            "bf16". The model confirms what they find in its own precision, in which the line search and the
+            verification are, too. Where nothing is confirmed, the image is attacked again in full precision.
+            "iterated-pgd" takes "float32" only.
         seed: seed of the restarts and the noise: one for all images, or one for each. The same image with the same seed
             gets the same noise in any batch.
         batch_size: the most images that pass through the model at once. It is halved when memory runs out.
@@ -120,6 +126,7 @@ def adversarial_distance(
     check_choice("norm", norm, NORMS)
     check_choice("effort", effort, EFFORTS)
     check_choice("method", method, METHODS)
+    check_choice("precision", precision, PRECISIONS if method == "boundary-descent" else PRECISIONS[:1])
     batch_size = check_count("batch_size", batch_size, 1)
     check_images(images, labels)
     if targets is not None:
@@ -133,7 +140,7 @@ def adversarial_distance(
         generators = generators_of(seed, len(images))[part]
         wanted = None if targets is None else targets[part]
         return _measure(
-            model, images[part], labels[part], wanted, norm, EFFORTS[effort], method, generators, record_path
+            model, images[part], labels[part], wanted, norm, EFFORTS[effort], method, precision, generators, record_path
         )
 
     with differentiating(model):
@@ -155,6 +162,7 @@ def _measure(
     norm: Norm,
     effort: Effort,
     method: str,
+    precision: Precision,
     generators: Sequence[torch.Generator],
     record_path: bool,  # noqa: FBT001  # handed on, with all the others
 ) -> AdversarialDistances:
@@ -168,7 +176,13 @@ def _measure(
     if method == "iterated-pgd":
         bracket[rows] = iterated_pgd(search, rows, steps=effort.iterated_pgd, bisections=effort.line_search)
     else:
-        descend(search, rows, effort, generators)
+        if precision != "float32":
+            passes.precision = precision
+            descend(search, rows, effort, generators)
+            passes.precision = "float32"
+            _confirm(search, rows)
+        # In full precision; after a search in lower precision, the images where it found nothing.
+        descend(search, rows[search.distance[rows].isinf()], effort, generators)
         rows = rows[search.distance[rows].isfinite()]
         bracket[rows] = line_search(search, rows, steps=effort.line_search)
     verified = _verify(search, everything[~there_already & search.distance.isfinite()], bracket)
@@ -188,6 +202,25 @@ def _measure(
         backward=passes.backward,
         path=search.path(),
     )
+
+
+CONFIRMING_PUSHES = (0.0, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+"""Relative lengthenings of a perturbation that was found in lower precision: margins there are wrong by up to a few
+percent of the logits, and the nearest point of a search is the one that gains most from that."""
+
+
+def _confirm(search: Search, rows: Tensor) -> None:
+    """Forget the distances that were found in lower precision, and find the nearest points again on the same lines."""
+    clean, kept, attack = search.images[rows], search.adversarial[rows].clone(), search.attack[rows].clone()
+    found = search.distance[rows].isfinite()
+    search.distance[rows], search.adversarial[rows], search.attack[rows] = torch.inf, clean, Attack.NONE
+    for push in CONFIRMING_PUSHES:
+        left = (found & search.distance[rows].isinf()).nonzero().flatten()
+        if not len(left):
+            return
+        points = (clean[left] + (1 + push) * (kept[left] - clean[left])).clamp(0, 1)
+        margins = search.query(points, rows[left], Attack.LINE_SEARCH)
+        search.attack[rows[left]] = torch.where(margins <= 0, attack[left], Attack.NONE)
 
 
 PUSHES = (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)

@@ -19,8 +19,8 @@ the prior, against Gumbel's distribution (Hosking 1984), shows whether the data 
 import math
 from dataclasses import dataclass
 
+import scipy
 import torch
-from scipy import stats
 from torch import Tensor
 
 SHAPES = (1.0, 100.0)
@@ -114,7 +114,7 @@ def end_point(maxima: Tensor, *, confidence: float = 0.95, constant: float = 1e-
     gaps, profile, shapes, unpenalised = _profile(below)
     best = profile.argmax(dim=1, keepdim=True)
     gap, top, shape = (table.gather(1, best).squeeze(1) for table in (gaps, profile, shapes))
-    drop = float(stats.chi2.ppf(confidence, 1)) / 2
+    drop = float(scipy.stats.chi2.ppf(confidence, 1)) / 2
     lower_gap, upper_gap = _interval(gaps, profile, top - drop)
     p_value = _fit_p_value(below, gap, shape)
     misfit = p_value < MISFIT
@@ -122,7 +122,7 @@ def end_point(maxima: Tensor, *, confidence: float = 0.95, constant: float = 1e-
     gap, lower_gap = torch.where(misfit, 0, gap), torch.where(misfit, 0, lower_gap)
     spread = torch.where(fitted, spread, 0)
     # Half of a chi-squared distribution, because Gumbel's shape (xi = 0) is on the boundary of the parameter space.
-    least = float(stats.chi2.isf(2 * LEVEL, 1)) / 2
+    least = float(scipy.stats.chi2.isf(2 * LEVEL, 1)) / 2
 
     def unscaled(gap: Tensor) -> Tensor:
         return torch.where(fitted, largest + gap * spread, largest).to(maxima.dtype)
@@ -249,4 +249,4 @@ def _fit_p_value(below: Tensor, gap: Tensor, shape: Tensor) -> Tensor:
     probability = torch.exp(-torch.exp(ordered - log_scale))
     steps = torch.arange(count + 1, dtype=below.dtype, device=below.device) / count
     distance = torch.maximum(steps[1:] - probability, probability - steps[:-1]).amax(dim=1)
-    return torch.from_numpy(stats.kstwo.sf(distance.cpu().numpy(), count)).to(below)
+    return torch.from_numpy(scipy.stats.kstwo.sf(distance.cpu().numpy(), count)).to(below)

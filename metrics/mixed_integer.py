@@ -11,10 +11,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 import torch
-from scipy.optimize import Bounds as Limits
-from scipy.optimize import LinearConstraint, milp
-from scipy.sparse import csr_array, lil_array
 from torch import Tensor
 
 from metrics.linear_bounds import Program, Unsupported
@@ -211,16 +209,16 @@ class _Problem:
         self.add_row(previous, weight / largest, -bias / largest, np.inf)
 
     def solve(self, seconds: float) -> Solution:
-        matrix = lil_array((len(self.rows), len(self.lower)))
+        matrix = scipy.sparse.lil_array((len(self.rows), len(self.lower)))
         for number, (columns, values) in enumerate(self.rows):
             matrix[[number], columns] = values
         cost = np.zeros(len(self.lower))
         cost[0] = 1
-        found = milp(
+        found = scipy.optimize.milp(
             cost,
             integrality=self.integral,
-            bounds=Limits(self.lower, self.upper),
-            constraints=LinearConstraint(csr_array(matrix), self.row_lower, self.row_upper),
+            bounds=scipy.optimize.Bounds(self.lower, self.upper),
+            constraints=scipy.optimize.LinearConstraint(scipy.sparse.csr_array(matrix), self.row_lower, self.row_upper),
             options={"time_limit": max(seconds, 1e-3), "mip_rel_gap": 1e-6},
         )
         image = None if found.x is None else np.clip(found.x[self.pixels], 0, 1)

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
-from metrics.precision import full_precision
+from metrics.precision import Precision, arithmetic, full_precision
 
 Model = Callable[[Tensor], Tensor]
 """A callable from images in [0, 1], shape (N, C, H, W), to logits (N, K)."""
@@ -59,6 +59,8 @@ class Passes:
         self.model = model
         self.eps = 0.0
         """Relative rounding error of the logits: the larger of those of the model's dtype and the images' dtype."""
+        self.precision: Precision = "float32"
+        """The arithmetic of the next passes. `eps` stays that of full precision."""
         self._forward = torch.zeros(count, dtype=torch.long, device=device)
         self._backward = torch.zeros(count, dtype=torch.long, device=device)
         self._finite = torch.ones((), dtype=torch.bool, device=device)
@@ -162,12 +164,14 @@ class Passes:
 
     def _call(self, images: Tensor, rows: Tensor) -> Tensor:
         # Pass a copy, because a model may modify its input in place: a leaf of the graph, or the caller's images.
-        logits = self.model(images.clone())
+        with arithmetic(self.precision, images.device):
+            logits = self.model(images.clone())
         # Count after the call: a forward pass that ran out of memory does not count.
         self._count(self._forward, rows)
         if isinstance(logits, Tensor) and logits.is_floating_point():
             self._finite &= logits.isfinite().all()
-            self.eps = max(torch.finfo(logits.dtype).eps, torch.finfo(images.dtype).eps)
+            if self.precision == "float32":
+                self.eps = max(torch.finfo(logits.dtype).eps, torch.finfo(images.dtype).eps)
             return logits.to(images.dtype)
         return logits
 
@@ -176,7 +180,8 @@ class Passes:
             # Autograd sees no dependence of the logits on the image, so the gradient is zero.
             self._count(self._backward, rows)
             return torch.zeros_like(images)
-        (gradient,) = torch.autograd.grad(objective, images, retain_graph=keep_graph, allow_unused=True)
+        with arithmetic(self.precision, images.device):
+            (gradient,) = torch.autograd.grad(objective, images, retain_graph=keep_graph, allow_unused=True)
         self._count(self._backward, rows)
         return torch.zeros_like(images) if gradient is None else gradient
 

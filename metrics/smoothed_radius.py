@@ -10,8 +10,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import scipy
 import torch
-from scipy import stats
 from torch import Tensor
 
 from metrics.checks import check_count, check_number
@@ -204,7 +204,7 @@ def share_at_least(votes: int, samples: int, alpha: float) -> float:
         >>> round(share_at_least(1000, 1000, 0.001), 6) == round(0.001 ** (1 / 1000), 6)
         True
     """
-    return float(stats.beta.ppf(alpha, votes, samples - votes + 1)) if votes else 0.0
+    return float(scipy.stats.beta.ppf(alpha, votes, samples - votes + 1)) if votes else 0.0
 
 
 def share_at_most(votes: int, samples: int, alpha: float) -> float:
@@ -214,7 +214,7 @@ def share_at_most(votes: int, samples: int, alpha: float) -> float:
         >>> share_at_most(1000, 1000, 0.001)
         1.0
     """
-    return float(stats.beta.ppf(1 - alpha, votes + 1, samples - votes)) if votes < samples else 1.0
+    return float(scipy.stats.beta.ppf(1 - alpha, votes + 1, samples - votes)) if votes < samples else 1.0
 
 
 def radius_of(share: float, sigma: float) -> float:
@@ -224,7 +224,7 @@ def radius_of(share: float, sigma: float) -> float:
         >>> round(radius_of(0.99, 0.25), 4), radius_of(0.5, 0.25)
         (0.5816, 0.0)
     """
-    return sigma * float(stats.norm.ppf(share)) if share > 0.5 else 0.0
+    return sigma * float(scipy.stats.norm.ppf(share)) if share > 0.5 else 0.0
 
 
 def _result(found: Sequence[_Vote], labels: Tensor, sigma: float, passes: Passes) -> SmoothedRadii:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import stats
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def share(successes: int, total: int, confidence: float = 0.95) -> Estimate:
     _check_confidence(confidence)
     if not 0 <= successes <= total or total < 1:
         raise ValueError(f"got {successes} of {total}, expected 0 <= successes <= total and total >= 1")
-    interval = stats.binomtest(successes, total).proportion_ci(confidence, method="exact")
+    interval = scipy.stats.binomtest(successes, total).proportion_ci(confidence, method="exact")
     return Estimate(successes / total, float(interval.low), float(interval.high))
 
 
@@ -59,8 +59,8 @@ def mean_share(values: Sequence[float] | NDArray[np.float64], confidence: float 
         raise ValueError(f"got values from {shares.min():g} to {shares.max():g}, expected shares in [0, 1]")
     count, total = len(shares), float(np.sort(shares).sum())
     tail = (1 - confidence) / 2
-    lower = stats.beta.ppf(tail, total, count - total + 1) if total > 0 else 0.0
-    upper = stats.beta.ppf(1 - tail, total + 1, count - total) if total < count else 1.0
+    lower = scipy.stats.beta.ppf(tail, total, count - total + 1) if total > 0 else 0.0
+    upper = scipy.stats.beta.ppf(1 - tail, total + 1, count - total) if total < count else 1.0
     value = total / count
     # The quantiles are inexact where the distribution is nearly a single point.
     return Estimate(value, min(value, float(lower)), max(value, float(upper)))
@@ -109,7 +109,7 @@ def median(values: Sequence[float] | NDArray[np.float64], confidence: float = 0.
     ordered = np.sort(_numbers(values))
     middle = _middle(ordered)
     # The k-th smallest and k-th largest enclose the median unless fewer than k values lie on one side of it.
-    rank = int(stats.binom.ppf((1 - confidence) / 2, len(ordered), 0.5))
+    rank = int(scipy.stats.binom.ppf((1 - confidence) / 2, len(ordered), 0.5))
     if rank < 1:
         return Estimate(middle, -np.inf, np.inf)
     return Estimate(middle, float(ordered[rank - 1]), float(ordered[-rank]))
@@ -190,4 +190,4 @@ def _wilcoxon(differences: NDArray[np.float64]) -> float:
     finite = np.abs(differences[np.isfinite(differences)])
     beyond = 2 * finite.max(initial=0.0) + 1
     ranked = np.clip(differences, -beyond, beyond)
-    return float(stats.wilcoxon(ranked, alternative="greater").pvalue)
+    return float(scipy.stats.wilcoxon(ranked, alternative="greater").pvalue)

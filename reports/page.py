@@ -115,6 +115,8 @@ def facts(results: Results) -> dict[str, str]:
         "Measurements": f"{results.measurements['measured']:,} made in this run, "
         f"{results.measurements['stored']:,} read from the store",
         "Device": run["device"],
+        # Files of earlier releases have no precision.
+        "Attacks search in": run.get("precision", "float32"),
         "Time": f"{minutes} min {seconds} s, until {_time(results.finished)}",
         "Commit": f"{results.commit[:12]}{'+' * results.commit.endswith('+')}" if results.commit else "not in git",
         "Versions": ", ".join(f"{name} {results.versions[name]}" for name in VERSIONS if results.versions.get(name)),

@@ -1,12 +1,15 @@
 """Options: bad values end at once, with exit status 4 and one line; every option has a twin in the ini file."""
 
 import importlib
+import subprocess
+import sys
 
 import pytest
 
+from meta_tests.conftest import ROOT
 from meta_tests.runs import image_record, results_of, run_of
 from reports.results_json import write_results
-from robustness_tests.harness.options import EFFORTS, OPTIONS
+from robustness_tests.harness.options import EFFORTS, OPTIONS, PRECISIONS
 from robustness_tests.harness.run import CERTIFIED_NORMS
 from robustness_tests.harness.thresholds import load_thresholds
 from robustness_tests.subjects.catalog import NORMS
@@ -55,6 +58,7 @@ BAD = {
     "no norm": (["--norms", ""], "--norms: got ''"),
     "unknown effort": (["--effort", "through"], "--effort: got 'through', expected one of 'quick'*mean 'thorough'?"),
     "two efforts": (["--effort", "thorough", "--quick"], "--effort: got 'thorough' together with --quick"),
+    "unknown precision": (["--precision", "fp8"], "--precision: got 'fp8', expected one of 'float32', 'tf32', 'bf16'"),
     "no batch": (["--batch-size", "0"], "--batch-size: got '0', expected a whole number, 1 or more"),
     "unknown device": (["--device", "tpu"], "--device: got 'tpu', expected auto, cpu, cuda or cuda:N"),
     "absent GPU": (["--device", "cuda:99"], "--device: got 'cuda:99', but"),
@@ -174,7 +178,7 @@ def test_every_option_has_a_twin_and_the_command_line_wins(gate):
         "def test_run(run):\n"
         "    assert (run.model, run.against, run.dataset, run.images) == ('standard', 'robust', 'digits', 7)\n"
         "    assert (run.quick, run.norms, run.batch_sizes['standard'], run.device) == (True, ('l2',), 3, 'cpu')\n"
-        "    assert (run.certify, run.certified_images) == ('off', 0)\n"
+        "    assert (run.certify, run.certified_images, run.precision) == ('off', 0, 'bf16')\n"
         "    assert (run.seed, run.results.name, run.fresh) == (5, 'elsewhere', True)\n"
         "    assert run.thresholds.confidence == 0.9\n"
         "    assert (run.clever_radius['l2'], run.data_dir.name) == (0.75, 'data')\n"
@@ -192,6 +196,7 @@ TWINS = {
     "effort": "quick",
     "quick": "true",
     "norms": "l2",
+    "precision": "bf16",
     "certify": "off",
     "clever-radius": "l2=0.75",
     "batch-size": "3",
@@ -207,8 +212,16 @@ TWINS = {
 
 def test_names_known_without_torch_are_those_of_the_metrics():
     assert tuple(importlib.import_module("metrics.attacks").EFFORTS) == EFFORTS
+    assert importlib.import_module("metrics.precision").PRECISIONS == PRECISIONS
     assert importlib.import_module("metrics.norms").NORMS == NORMS
     assert importlib.import_module("metrics.certified_distance").CERTIFIED_NORMS == CERTIFIED_NORMS
+
+
+def test_scipy_stats_is_not_loaded_at_the_start():
+    """It takes as long to import as the rest of the suite without torch."""
+    code = "import sys, metrics, robustness_tests.judgements; print('scipy.stats' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_controller_of_a_distributed_run_does_not_import_torch(gate):

@@ -33,9 +33,19 @@ def specs(count):
     return [SimpleNamespace(env={}) for _ in range(count)]
 
 
+MIG = "MIG-7f2c9c1e-1b0a-5f3e-9d53-0f6b2a1d8c11"
+
+
 @pytest.mark.parametrize(
     ("listed", "expected"),
-    [("4,7", ("4", "7")), ("", ()), ("-1", ()), ("2,-1,3", ("2",)), ("GPU-8a1f", ("GPU-8a1f",))],
+    [
+        ("4,7", ("4", "7")),
+        ("", ()),
+        ("-1", ()),
+        ("2,-1,3", ("2",)),
+        ("GPU-8a1f", ("GPU-8a1f",)),
+        (f"{MIG}, GPU-8a1f", (MIG, "GPU-8a1f")),
+    ],
 )
 def test_list_of_the_caller_is_what_counts(gpus, listed, expected):
     gpus(listed)
@@ -63,6 +73,17 @@ def test_workers_take_the_gpus_of_the_caller_in_turn(gpus):
     three = specs(3)
     workers.pytest_xdist_setupnodes(config_with("auto"), three)
     assert [spec.env["CUDA_VISIBLE_DEVICES"] for spec in three] == ["4", "7", "4"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 4, 8])
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_four_workers_on_any_number_of_gpus(gpus, count, device):
+    """More workers than GPUs share them evenly; of more GPUs, the first four are used."""
+    gpus(",".join(f"GPU-{number}" for number in range(count)))
+    four = specs(4)
+    workers.pytest_xdist_setupnodes(config_with(device), four)
+    used = [spec.env["CUDA_VISIBLE_DEVICES"] for spec in four]
+    assert used == [f"GPU-{number % count}" for number in range(4)]
 
 
 def test_a_named_gpu_is_not_renumbered(gpus):

@@ -17,7 +17,7 @@ from platformdirs import user_cache_path
 from robustness_tests.harness import option_values
 from robustness_tests.harness.baseline import Baseline, check_baseline, load_baseline
 from robustness_tests.harness.gpus import visible_gpus
-from robustness_tests.harness.options import CERTIFY, EFFORTS, OPTIONS, given_value
+from robustness_tests.harness.options import CERTIFY, EFFORTS, OPTIONS, PRECISIONS, given_value
 from robustness_tests.harness.run import (
     CERTIFIED_NORMS,
     CHECKED_SUBJECTS,
@@ -94,6 +94,7 @@ def checked_options(given: Mapping[str, Any], config: pytest.Config) -> Options:
         clever_radius=_checked("clever-radius", given["clever-radius"], option_values.radii),
         effort=effort,
         norms=norms,
+        precision=_checked("precision", given["precision"], lambda word: option_values.choice(word, PRECISIONS)),
         certify=_certify(given["certify"], norms),
         device=_checked("device", given["device"], option_values.device),
         seed=_checked("seed", given["seed"], option_values.natural),

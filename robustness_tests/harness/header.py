@@ -13,13 +13,14 @@ def describe(run: Run) -> Sequence[str]:
     certified = {"auto": "", "off": ", nothing certified", "require": ", all certified"}[run.certify]
     budget = "quick: not for a release" if run.quick else f"{run.effort} effort"
     subject = f"{named(run, run.model)}{comparison} on {named_dataset(run)}, {run.images} images"
+    search = "" if run.precision == "float32" else f", attacks search in {run.precision}"
     radii = ", ".join(f"{norm} {run.clever_radius[norm]:g}" for norm in run.norms)
     unused, baseline = run.thresholds.others, run.baseline
     last = f"{baseline.model}, {baseline.finished}, from {baseline.file}" if baseline else ""
     return [
         f"robustness: {subject}, {', '.join(run.norms)}, {budget}{certified}",
         (
-            f"robustness: seed {run.seed}, device {run.device}, CLEVER's radius {radii}, "
+            f"robustness: seed {run.seed}, device {run.device}{search}, CLEVER's radius {radii}, "
             f"thresholds {' and '.join(run.thresholds.files)}, results in {run.results}"
         ),
         *([f"robustness: compared with the last release, {last}"] if last else []),

@@ -15,7 +15,8 @@ SUITE = Path(robustness_tests.__file__).parent
 
 CERTIFY = ("auto", "off", "require")
 EFFORTS = ("quick", "default", "thorough")
-"""Those of the metrics, which are not imported here: that would import torch."""
+PRECISIONS = ("float32", "tf32", "bf16")
+"""Both as in the metrics, which are not imported here: that would import torch."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,16 @@ OPTIONS_OF = {
             usual="20 on a CPU, fewer for large models, 100 on a GPU",
             details="CLEVER puts five samples of each image through the model at once. A batch that does not fit into "
             "the memory is halved.",
+        ),
+        Option(
+            "precision",
+            "float32",
+            f"Arithmetic in which attacks search: {', '.join(PRECISIONS)}",
+            "PRECISION",
+            details="`tf32` and `bf16` are for GPUs that have them; most CPUs are slower with `bf16`, and `tf32` makes "
+            "no difference there. What an attack finds is confirmed in the model's own precision, and everything else "
+            "is measured in it. Distances become 0.1 to 0.8 % larger in the median "
+            "([benchmarks](../benchmarks/README.md)).",
         ),
         Option("seed", "0", "Seed of everything that is random", "N"),
         Option("fresh", "", "Measure again what is stored"),

@@ -43,6 +43,7 @@ class Options:
         clever_radius: radius of CLEVER's ball for each norm for which it was given.
         effort: the budget for each image: "quick" (for a first look, not for a release), "default" or "thorough".
         norms: norms of the perturbations.
+        precision: the arithmetic in which attacks search: "float32", "tf32" or "bf16".
         certify: "auto", "off" or "require": whether to prove lower bounds, and whether to fail if that is not possible.
         device: "auto", "cpu", "cuda" or "cuda:N".
         seed: of everything that is random.
@@ -64,6 +65,7 @@ class Options:
     clever_radius: Mapping[str, float]
     effort: str
     norms: tuple[str, ...]
+    precision: str
     certify: str
     device: str
     seed: int

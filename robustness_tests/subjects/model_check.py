@@ -4,8 +4,8 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import scipy
 import torch
-from scipy import stats
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -148,7 +148,7 @@ def _check_accuracy(network: nn.Module, images: Images, device: torch.device, cl
         rows = slice(looked_at, min(looked_at + CHECKED_IMAGES, limit))
         right = torch.cat([right, _right(network, images.images[rows].to(device), images.labels[rows])])
         looked_at = rows.stop
-        by_chance = float(stats.binom.sf(int(right.sum()) - 1, looked_at, 1 / classes))
+        by_chance = float(scipy.stats.binom.sf(int(right.sum()) - 1, looked_at, 1 / classes))
         if by_chance < 1e-4 and looked_at >= CHECKED_IMAGES:
             return right
     # With fewer than CHECKED_IMAGES images, refuse only a model that gets all of them wrong.
