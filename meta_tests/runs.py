@@ -27,6 +27,7 @@ RUN = Run(
     effort="default",
     norms=("linf", "l2"),
     precision="float32",
+    image_size=None,
     certify="auto",
     batch_sizes={"robust": 20, "standard": 20},
     digests={},

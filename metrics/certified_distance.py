@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from metrics.batches import halving_batches
 from metrics.checks import check_choice, check_count, check_number
@@ -21,6 +22,8 @@ ROWS_FOR_EACH_IMAGE = 32
 
 TRIALS = 16
 """The most radii that are tried for an image."""
+
+TOO_LARGE = "the network is too large for the budget"
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,13 @@ def certified_distance(
 
     with differentiating(model):
         images, labels = images.detach().clone(), labels.clone()
-        clean, forward = clean_logits(model, images, labels, batch_size)
+        counter = FlopCounterMode(display=False)
+        with counter:
+            clean, forward = clean_logits(model, images, labels, batch_size)
+        # Each radius costs at least a row of coefficients for the margin to each class, through the whole network.
+        least = (clean.shape[1] - 1) * counter.get_total_flops() / 2 / float(forward.sum())
+        if method == "crown" and least > START_SHARE * budget:
+            return _unavailable(labels, clean, forward, TOO_LARGE)
         try:
             program = checked_program(model, images, clean, batch_size)
         except Unsupported as unsupported:
@@ -146,8 +155,13 @@ def checked_program(model: Model, images: Tensor, clean: Tensor, batch_size: int
     """Return the program of a model, after a check that it reproduces the model's logits.
 
     Raises:
-        Unsupported: if there are no bounds for the model, or the program gives other logits.
+        Unsupported: if there are no bounds for the model or the type of its weights, or the program gives other logits.
     """
+    for weights in model.parameters() if isinstance(model, nn.Module) else []:
+        if weights.is_floating_point() and weights.dtype.itemsize < 4:
+            raise Unsupported(
+                f"there are bounds for float32 and float64 only, and the model has weights of {weights.dtype}"
+            )
     program = program_of(model, images[0])
     with torch.no_grad():
         again = torch.cat([program.apply(batch) for batch in images.split(batch_size)])
@@ -328,7 +342,7 @@ def _searched(trial: _Trial, clean: Tensor, forward: Tensor, tolerance: float) -
         forward=forward,
         backward=(trial.cost / trial.program.costs()[-1]).ceil().long(),
         reasons=tuple(
-            "" if one else "the network is too large for the budget" if spent else "no radius could be certified"
+            "" if one else TOO_LARGE if spent else "no radius could be certified"
             for one, spent in zip((certified | wrong).tolist(), trial.exhausted.tolist(), strict=True)
         ),
     )

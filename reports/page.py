@@ -106,6 +106,7 @@ def facts(results: Results) -> dict[str, str]:
         else "none given (--baseline)",
         "Dataset": f"{_named({run['dataset']: run['dataset_source']}, run['dataset'])}, "
         f"{run['images']} of {run['test_images']:,} images",
+        **({"Pictures": run["image_size"]} if run.get("image_size") else {}),
         "Norms": ", ".join(results.norms),
         "Effort": f"{run['effort']}: not for a release" if results.quick else run["effort"],
         "CLEVER's radius": ", ".join(f"{norm} {run['clever_radius'][norm]:g}" for norm in results.norms),

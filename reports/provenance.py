@@ -23,6 +23,7 @@ def described(run: Run) -> dict[str, Any]:
     """The options of a run by name, without paths of this machine."""
     options = {name: value for name, value in vars(run).items() if name not in (*OF_THE_MACHINE, *ELSEWHERE)}
     options["sources"] = {name: source.text for name, source in run.sources.items()}
+    options["image_size"] = None if run.image_size is None else str(run.image_size)
     options["dataset_source"] = run.dataset_source.text
     return options
 

@@ -225,7 +225,7 @@ def test_npz_folder_and_files_hold_the_same_images(tmp_path):
         assert (found.total, found.images.dtype, found.labels.dtype) == (60, torch.float32, torch.int64)
     for name in ("pair", "items"):
         found = load(f"mine.py:{name}", tmp_path, 10)
-        assert torch.equal(found.images, images[:10])
+        assert torch.equal(found.images[:], images[:10])
         assert found.total == 60
     for row, label in enumerate(labels.tolist()):
         path = tmp_path / f"pictures/{label}/{row:02d}.png"
@@ -235,7 +235,7 @@ def test_npz_folder_and_files_hold_the_same_images(tmp_path):
     assert found.labels.tolist() == list(range(9)), "one class after another"
     assert found.total == 60
     first = [int((labels == label).nonzero()[0]) for label in range(9)]
-    assert torch.equal(found.images, rounded[first].expand(-1, 3, -1, -1))
+    assert torch.equal(found.images[:], rounded[first].expand(-1, 3, -1, -1))
 
 
 def test_digest_of_a_batch_is_of_its_images_alone():

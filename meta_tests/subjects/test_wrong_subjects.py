@@ -33,13 +33,11 @@ MODELS = {
     "training_mode": "in training mode, expected evaluation mode: call model.eval()",
     "nan_weights": "got NaN or infinity among the weights '*weight', expected finite numbers",
     "nan_logits": "got NaN or infinity among the logits",
-    "half": "got weights '*' of torch.float16, expected torch.float32: model.float()",
-    "double": "got weights '*' of torch.float64, expected torch.float32: model.float()",
     "other_channels": "from the model for images of shape (16, 1, 8, 8) (*is it a model of another dataset",
     "other_architecture": "got RuntimeError 'Error(s) in loading state_dict * from other_architecture() of",
     "untrained": "about as much as guessing one of 10 classes: is the normalisation inside the model",
     "other_mean": "got ValueError 'got 1 means and 2 stds, expected one of each for each channel' from other_mean()",
-    "a_tuple": "got model output tuple, expected logits of shape (16, K)",
+    "a_tuple": "got a model that returns a tuple (Tensor, Tensor), expected logits: wrap it in a torch.nn.Module",
     "squeezed": "got model output (10,) for one image alone, expected (1, 10): is there a squeeze() in its forward?",
     "no_backward": "got NotImplementedError (",
     "random_weights": "got two different models from two calls of random_weights(), expected the same weights",
@@ -167,7 +165,7 @@ ARRAYS = {
     "pictures of two sizes": (
         two_sizes,
         "folder:pictures",
-        "got images of (8, 8) and (9, 8) pixels",
+        "got images of shapes (3, 8, 8) and (3, 9, 8) (images 0 and 1), expected one shape: --image-size",
     ),
     "pictures of 16 bits": (
         sixteen_bits,
@@ -279,8 +277,8 @@ FILES = {
     ),
     "reference that is wrong": (
         lambda _: None,
-        [*NET, *DATA, "--against", "wrong_subjects.py:half"],
-        "--against: got weights",
+        [*NET, *DATA, "--against", "wrong_subjects.py:a_tuple"],
+        "--against: got a model that returns a tuple",
     ),
     "more images than there are": (
         lambda _: None,
@@ -350,7 +348,7 @@ def test_wrong_file_ends_the_gate(refused, gate, case):
 
 
 def test_wrong_model_is_refused_before_workers_start(refused):
-    refused(MODELS["half"], "-n2", *DATA, "--model", "wrong_subjects.py:half")
+    refused(MODELS["a_tuple"], "-n2", *DATA, "--model", "wrong_subjects.py:a_tuple")
 
 
 def test_wrong_dataset_is_refused_before_workers_start(refused):
@@ -379,7 +377,9 @@ def looked_at(model, dataset, folder):
     """What the process that looks at models and data does, as the options ask it to."""
     data = dataset_source(dataset, folder)
     sources = {"models": {"model": asdict(model_source(model, data, folder))}, "dataset": asdict(data)}
-    subject_check.check_request({**sources, "images": 5, "device": "cpu", "data_dir": str(folder / "data")})
+    subject_check.check_request(
+        {**sources, "images": 5, "device": "cpu", "data_dir": str(folder / "data"), "size": None}
+    )
 
 
 @pytest.mark.parametrize("name", MODELS)

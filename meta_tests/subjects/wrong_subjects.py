@@ -79,14 +79,6 @@ def nan_logits():
     return Changed(after=lambda logits: logits / 0)
 
 
-def half():
-    return good().half()
-
-
-def double():
-    return good().double()
-
-
 def other_channels():
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 10)).eval()
 

@@ -4,7 +4,11 @@ Raises `Unsupported` for operations that are not in the table, and for those tha
 compares the program's logits with the model's own.
 """
 
+import io
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +33,7 @@ def program_of(model: Model, image: Tensor) -> Program:
     # Do not call eval() on a module, which is in evaluation mode already: one from torch.export does not support it.
     network = model if isinstance(model, nn.Module) else _Called(model).eval()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _quiet():
             exported = torch.export.export(network, (example,), strict=False).run_decompositions({})
     except Exception as error:  # noqa: BLE001  # anything can go wrong in the code of a user's model
         reason = str(error).strip().split("\n", 1)[0]
@@ -39,6 +42,19 @@ def program_of(model: Model, image: Tensor) -> Program:
         ) from None
     with torch.no_grad():
         return simplified(Reader(exported, image, TABLE).program())
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hide warnings: for a graph that it cannot read, torch prints the whole graph, hundreds of lines."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
 
 
 class _Called(nn.Module):

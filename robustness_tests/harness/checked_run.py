@@ -30,6 +30,7 @@ from robustness_tests.harness.run import (
 )
 from robustness_tests.harness.thresholds import Thresholds, load_thresholds
 from robustness_tests.subjects.catalog import DATASETS
+from robustness_tests.subjects.image_size import image_size
 from robustness_tests.subjects.sources import Source, dataset_source, model_source
 from robustness_tests.subjects.subject_check import CheckedSubjects, WrongSubjectError, check_subjects
 
@@ -91,6 +92,7 @@ def checked_options(given: Mapping[str, Any], config: pytest.Config) -> Options:
         dataset_source=dataset,
         data_dir=_checked("data-dir", given["data-dir"], lambda text: _data_dir(text, config)),
         images=_checked("images", given["images"] or _default_images(dataset, effort), option_values.positive),
+        image_size=_checked("image-size", given["image-size"], image_size) if given["image-size"] else None,
         clever_radius=_checked("clever-radius", given["clever-radius"], option_values.radii),
         effort=effort,
         norms=norms,
@@ -170,6 +172,7 @@ def _inspected(run: Options, config: pytest.Config) -> CheckedSubjects:
                 images=run.images,
                 device=run.device,
                 data_dir=run.data_dir,
+                size=run.image_size,
             )
     except WrongSubjectError as error:
         raise pytest.UsageError(f"--{error.option}: {error}") from error

@@ -25,6 +25,7 @@ def describe(run: Run) -> Sequence[str]:
         ),
         *([f"robustness: compared with the last release, {last}"] if last else []),
         *([f"robustness: thresholds for others, not used: {', '.join(unused)}"] if unused else []),
+        *([f"robustness: pictures are resized: {run.image_size}"] if run.image_size else []),
         *(f"robustness: {remark}" for remark in run.remarks),
     ]
 

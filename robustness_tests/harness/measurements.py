@@ -48,7 +48,7 @@ class Measurements:
         # To the end of the last batch, and enough for the clean accuracy.
         longest = max(run.batch_sizes.values())
         count = min(run.test_images, max(run.accuracy_images, run.images + longest))
-        found = subject(run.sources[name], run.dataset_source, count, run.device, run.data_dir)
+        found = subject(run.sources[name], run.dataset_source, count, run.device, run.data_dir, run.image_size)
         if found.digest != run.digests.get(name, found.digest):
             raise ValueError(
                 f"got another model from {run.sources[name].text!r} than the one that was looked at before the run, "

@@ -9,6 +9,7 @@ import pytest
 import robustness_tests
 from robustness_tests.harness.run import IN_USE
 from robustness_tests.subjects.catalog import DATASETS, MODEL_NAMES, NORMS
+from robustness_tests.subjects.image_size import FORMS
 from robustness_tests.subjects.sources import DATASET_FORMS, MODEL_FORMS
 
 SUITE = Path(robustness_tests.__file__).parent
@@ -71,6 +72,16 @@ OPTIONS_OF = {
         Option(
             "images", "", "Number of test images, from the first on", "N", usual="100; cifar10-sample 60; --quick 20"
         ),
+        Option(
+            "image-size",
+            "",
+            f"Size that image files are brought to: {FORMS}",
+            "SIZE",
+            usual="what the model states; else unchanged",
+            details="`224` resizes the shorter side to 224 pixels and keeps the central square. `256/224` resizes "
+            "it to 256 and keeps the central 224x224 pixels. `224x320` resizes to this height and width. Without the "
+            "option, the size is that of `torchvision:`, `timm:` and `hf:` models, and the header shows it.",
+        ),
         Option("norms", "linf,l2", f"Norms of the perturbations, separated by commas: {', '.join(NORMS)}", "NORMS"),
         Option(
             "certify",
@@ -128,9 +139,9 @@ OPTIONS_OF = {
             "float32",
             f"Arithmetic in which attacks search: {', '.join(PRECISIONS)}",
             "PRECISION",
-            details="`tf32` and `bf16` are for GPUs that have them; most CPUs are slower with `bf16`, and `tf32` makes "
-            "no difference there. What an attack finds is confirmed in the model's own precision, and everything else "
-            "is measured in it. Distances become 0.1 to 0.8 % larger in the median "
+            details="`tf32` and `bf16` are for GPUs that have them. On a CPU `tf32` makes no difference, and `bf16` "
+            "is faster for some networks and slower for others. What an attack finds is confirmed in the model's own "
+            "precision, and everything else is measured in it. Distances become 0.1 to 0.8 % larger in the median "
             "([benchmarks](../benchmarks/README.md)).",
         ),
         Option("seed", "0", "Seed of everything that is random", "N"),

@@ -9,6 +9,7 @@ import pytest
 
 from robustness_tests.harness.baseline import Baseline
 from robustness_tests.harness.thresholds import Thresholds
+from robustness_tests.subjects.image_size import ImageSize
 from robustness_tests.subjects.sources import Source
 from robustness_tests.subjects.subject_check import CheckedSubjects
 
@@ -40,6 +41,7 @@ class Options:
         dataset_source: where the dataset comes from.
         data_dir: folder of datasets and checkpoints that have names.
         images: number of test images, the first ones of the dataset.
+        image_size: what pictures are brought to; None for what the models state, or no change. In a `Run`, what counts.
         clever_radius: radius of CLEVER's ball for each norm for which it was given.
         effort: the budget for each image: "quick" (for a first look, not for a release), "default" or "thorough".
         norms: norms of the perturbations.
@@ -62,6 +64,7 @@ class Options:
     dataset_source: Source
     data_dir: Path
     images: int
+    image_size: ImageSize | None
     clever_radius: Mapping[str, float]
     effort: str
     norms: tuple[str, ...]

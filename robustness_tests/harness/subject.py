@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from robustness_tests.subjects.catalog import MODELS
 from robustness_tests.subjects.datasets import load_dataset
+from robustness_tests.subjects.image_size import ImageSize
 from robustness_tests.subjects.images import Images
 from robustness_tests.subjects.models import check_bundled, load_model, model_digest
+from robustness_tests.subjects.outputs import adapted
 from robustness_tests.subjects.reproducible import reproducible, resolve_device
 from robustness_tests.subjects.sources import Source
 
@@ -82,12 +84,15 @@ class Counted(nn.Module):
 
 
 @functools.cache
-def subject(source: Source, dataset: Source, count: int, device: str, data_dir: Path) -> Subject:
+def subject(
+    source: Source, dataset: Source, count: int, device: str, data_dir: Path, size: ImageSize | None = None
+) -> Subject:
     """A model and the first `count` images of its dataset, loaded once in a process."""
-    images, where = _images(dataset, data_dir, count), resolve_device(device)
+    images, where = _images(dataset, data_dir, count, size), resolve_device(device)
     with reproducible():
         network = load_model(source, data_dir, where)
     with reproducible():
+        network, _ = adapted(network, images.images[:2].to(where))
         if source.kind == "bundled":
             # The others were looked at before the run.
             check_bundled(MODELS[source.location, source.name], network, images, where)
@@ -96,5 +101,5 @@ def subject(source: Source, dataset: Source, count: int, device: str, data_dir: 
 
 
 @functools.cache
-def _images(dataset: Source, data_dir: Path, count: int) -> Images:
-    return load_dataset(dataset, data_dir, count)
+def _images(dataset: Source, data_dir: Path, count: int, size: ImageSize | None) -> Images:
+    return load_dataset(dataset, data_dir, count, size)

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 class Classifier(nn.Module):
     """A network that first computes `(images - mean) / std`, so that it takes images in [0, 1] like those of the suite.
 
-    The network is put into evaluation mode, and its parameters are frozen. Avoid three mistakes:
+    The network is put into evaluation mode, and its parameters are frozen. Images are normalised in float32, and then
+    converted to the type of the network's weights, bfloat16 for example. Avoid three mistakes:
 
     1. Normalising the dataset instead of inside the model. Perturbations and their norms would be in units of `std`,
        and images would not be in [0, 1].
@@ -48,4 +49,7 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images in [0, 1], shape (N, C, H, W), to logits (N, K)."""
-        return self.network((images - self.mean) / self.std)
+        normalised = (images - self.mean) / self.std
+        # Normalise first: in bfloat16, small perturbations of an image would be rounded away.
+        first = next((one.dtype for one in self.network.parameters() if one.is_floating_point()), normalised.dtype)
+        return self.network(normalised.to(first))

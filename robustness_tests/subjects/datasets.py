@@ -10,18 +10,21 @@ import numpy as np
 import torch
 
 from robustness_tests.subjects.catalog import DATASETS
+from robustness_tests.subjects.image_size import ImageSize
 from robustness_tests.subjects.images import Images, from_object, images_and_labels
+from robustness_tests.subjects.named_datasets import hugging_face_dataset, torchvision_dataset
 from robustness_tests.subjects.objects import attribute_of, one_line
 from robustness_tests.subjects.sources import CORRUPTIONS, Source
 
 
-def load_dataset(source: Source, data_dir: Path, count: int | None = None) -> Images:
+def load_dataset(source: Source, data_dir: Path, count: int | None = None, size: ImageSize | None = None) -> Images:
     """Load the first `count` images of the test split of a dataset, or all.
 
     Args:
         source: the dataset.
         data_dir: folder of CIFAR-10 and CIFAR-10-C; missing files are downloaded to it.
         count: number of images to load; digits are always loaded completely.
+        size: what pictures are brought to; None leaves them as they are. Arrays and tensors are never resized.
 
     Raises:
         ValueError: if the images cannot be read, or are not what `images_and_labels` expects.
@@ -31,8 +34,10 @@ def load_dataset(source: Source, data_dir: Path, count: int | None = None) -> Im
         "cifar10": lambda: cifar10(data_dir, count),
         "cifar10-c": lambda: cifar10_c(source.location, data_dir, count),
         "npz": lambda: npz(Path(source.location), count),
-        "folder": lambda: _folder(Path(source.location), count),
-        "object": lambda: from_object(attribute_of(source), count),
+        "folder": lambda: _folder(Path(source.location), count, size),
+        "torchvision": lambda: torchvision_dataset(source.location, data_dir, count, size),
+        "hf": lambda: hugging_face_dataset(source.location, data_dir, count, size),
+        "object": lambda: from_object(attribute_of(source), count, size),
     }
     return loaders[source.kind]()
 
@@ -165,7 +170,7 @@ def npz(file: Path, count: int | None = None) -> Images:
     return images_and_labels(images, labels, count)
 
 
-def _folder(path: Path, count: int | None) -> Images:
+def _folder(path: Path, count: int | None, size: ImageSize | None) -> Images:
     from robustness_tests.subjects.image_folder import image_folder  # noqa: PLC0415  # torchvision is slow to import
 
-    return image_folder(path, count)
+    return image_folder(path, count, size)

@@ -1,72 +1,91 @@
 """A folder with a folder of image files for each class."""
 
+import re
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 
+import PIL.Image
 import torch
-from PIL import Image
 from torch import Tensor
 from torchvision.datasets import ImageFolder
-from torchvision.transforms.functional import pil_to_tensor
 
-from robustness_tests.subjects.images import Images
+from robustness_tests.subjects.image_size import ImageSize
+from robustness_tests.subjects.images import Images, as_bytes
 from robustness_tests.subjects.objects import one_line
+from robustness_tests.subjects.pixels import Pixels, WrongImageError
 
 
-def image_folder(path: Path, count: int | None = None) -> Images:
-    """Load the images of a folder with torchvision's ImageFolder, as RGB; all must have the same size.
+def image_folder(path: Path, count: int | None = None, size: ImageSize | None = None) -> Images:
+    """Load the images of a folder with torchvision's ImageFolder, as RGB, each when it is asked for.
 
-    Classes are numbered by the sorted names of their subfolders. Images are taken from the classes in turn (the first
-    file of each, then the second of each, and so on), so that the first N images are not all of one class.
+    Classes are numbered by the file `classes.txt` of the folder (a name in each line, from class 0 on), or by the names
+    of their subfolders if these are whole numbers, or else by the sorted names. Images are taken from the classes in
+    turn (the first file of each, then the second of each, and so on), so that the first N images are not all of one
+    class.
+
+    Args:
+        path: the folder.
+        count: number of images to load; all of them if None.
+        size: what the images are brought to; None leaves them as they are, and then all must have the same size.
 
     Raises:
-        ValueError: if there are no images, they are of several sizes, or one cannot be read.
+        ValueError: if there are no images, or `classes.txt` does not fit. An image that cannot be read, or has another
+            size than the first, raises it when it is asked for.
     """
     try:
-        dataset = _VisibleFolder(str(path), loader=_picture)
+        dataset = _VisibleFolder(str(path))
     except (OSError, RuntimeError) as error:
         raise ValueError(
             f"got a folder {path.name} without images ({one_line(error)}), expected one subfolder of image files "
             "for each class"
         ) from error
     files = [file for file, _ in dataset.samples]
-    order = _in_turn(dataset.targets)
-    images: list[Tensor] = []
-    for row in order[:count]:
+    order = _in_turn(dataset.targets)[:count]
+
+    def load(row: int) -> Tensor:
+        file = files[order[row]]
         try:
-            images.append(dataset.loader(files[row]))
+            with PIL.Image.open(file) as picture:
+                return as_bytes(picture if picture.mode[0] in "IF" else picture.convert("RGB"), size)
         except (OSError, ValueError, SyntaxError) as error:
-            raise ValueError(f"got an image {files[row]} that cannot be read: {one_line(error)}") from error
-        if images[-1].shape != images[0].shape:
-            sizes = [tuple(image.shape[1:]) for image in (images[0], images[-1])]
+            raise WrongImageError(f"got an image {file} that cannot be read: {one_line(error)}") from error
+
+    labels = torch.tensor([dataset.targets[row] for row in order])
+    names = {number: name for name, number in dataset.class_to_idx.items()}
+    largest = max(*names, *dataset.targets)
+    known = tuple(names.get(number, "") for number in range(largest + 1))
+    return Images(Pixels(load, len(order)), labels, len(dataset.targets), largest, known)
+
+
+def _numbers(path: Path, names: Sequence[str]) -> dict[str, int]:
+    """The class number of each subfolder."""
+    listed = path / "classes.txt"
+    if listed.is_file():
+        lines = [line.strip() for line in listed.read_text(encoding="utf-8").splitlines()]
+        numbers = {line: number for number, line in enumerate(lines) if line}
+        unknown = [name for name in names if name not in numbers]
+        if unknown:
             raise ValueError(
-                f"got images of {sizes[0]} and {sizes[1]} pixels ({Path(files[row]).name}), expected one size: resize "
-                "the files, or write a dataset of your own in a file (path/file.py:NAME)"
+                f"got a folder {unknown[0]!r} that is not in {listed}, expected the name of each folder in a line of "
+                "its own, from class 0 on"
             )
-    labels = torch.tensor([dataset.targets[row] for row in order[:count]])
-    return Images(
-        torch.stack(images).float().div(255), labels, len(order), max(dataset.targets), tuple(dataset.classes)
-    )
+        return {name: numbers[name] for name in names}
+    whole = {name: int(name) for name in names if re.fullmatch(r"\d{1,7}", name, re.ASCII)}
+    if len(set(whole.values())) == len(names):
+        return whole
+    return {name: number for number, name in enumerate(names)}
 
 
 class _VisibleFolder(ImageFolder):  # type: ignore[misc]  # torchvision has no types
-    """An ImageFolder that ignores hidden folders: tools leave them behind, and they are not classes."""
+    """An ImageFolder with our numbers, without hidden folders: tools leave them behind, and they are not classes."""
 
     def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
-        """The names of the folders that do not start with a dot, in order, and their numbers."""
+        """The names of the folders that do not start with a dot, and their numbers."""
         names = sorted(path.name for path in Path(directory).iterdir() if path.is_dir() and path.name[0] != ".")
         if not names:
             raise FileNotFoundError("no folders of classes")
-        return names, {name: number for number, name in enumerate(names)}
-
-
-def _picture(file: str) -> Tensor:
-    """An image file as bytes, RGB, shape (3, H, W)."""
-    with Image.open(file) as picture:
-        if picture.mode[0] in "IF":
-            raise ValueError(f"it has {picture.mode} values, of more than 8 bits, expected 8 bits for each channel")
-        return pil_to_tensor(picture.convert("RGB"))
+        return names, _numbers(Path(directory), names)
 
 
 def _in_turn(labels: Sequence[int]) -> list[int]:

@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL.Image import Image, Resampling
 from torch import Tensor
 
+from robustness_tests.subjects.image_size import ImageSize
 from robustness_tests.subjects.objects import one_line
+from robustness_tests.subjects.pixels import Pixels
 
 MAX_LABEL = 10**6
 """Largest label that is accepted: no classifier has that many classes."""
@@ -24,14 +27,14 @@ class Images:
     """The first images of a split of a dataset.
 
     Attributes:
-        images: shape (N, C, H, W), float32, values in [0, 1].
+        images: shape (N, C, H, W), float32, values in [0, 1]; in memory, or loaded when they are asked for.
         labels: class numbers, int64, shape (N,).
         split_size: how many images the split has; None if these are all.
         known_largest: the largest label of the split, as far as labels are known without loading images.
         class_names: names of the classes, for image folders and bundled datasets; empty for others.
     """
 
-    images: Tensor
+    images: Tensor | Pixels
     labels: Tensor
     split_size: int | None = None
     known_largest: int = 0
@@ -72,7 +75,7 @@ def images_and_labels(images: Any, labels: Any, count: int | None = None) -> Ima
         torch.Size([2, 3, 8, 8])
     """
     arrays = [_array(one) for one in (images, labels)]
-    total = _checked_labels(arrays[1], len(arrays[0]) if arrays[0].ndim else 0)
+    total = checked_labels(arrays[1], len(arrays[0]) if arrays[0].ndim else 0)
     some, chosen = arrays[0][:count], arrays[1][:count].astype(np.int64)
     of_bytes = some.dtype == np.uint8
     if not of_bytes and some.dtype not in (np.float16, np.float32, np.float64):
@@ -90,7 +93,12 @@ def _array(values: Any) -> NDArray[Any]:
     return np.asarray(values)
 
 
-def _checked_labels(labels: NDArray[Any], images: int) -> int:
+def checked_labels(labels: NDArray[Any], images: int) -> int:
+    """The number of labels, after a check that they are class numbers, one for each image.
+
+    Raises:
+        ValueError: if they are not.
+    """
     if labels.ndim == 2 and labels.shape[1] > 1:
         raise ValueError(f"got labels of shape {labels.shape}, expected class numbers (N,): labels.argmax(axis=1)")
     if labels.ndim != 1 or len(labels) != images or not images:
@@ -139,10 +147,15 @@ def _with_channels_first(images: NDArray[Any]) -> NDArray[Any]:
     return images
 
 
-def from_object(found: Any, count: int | None = None) -> Images:
+def from_object(found: Any, count: int | None = None, size: ImageSize | None = None) -> Images:
     """Load a user's dataset: images and labels, or a `torch.utils.data.Dataset` of pairs (image, label).
 
     Images and labels are a pair, or a mapping with the keys "images" and "labels".
+
+    Args:
+        found: the dataset.
+        count: number of images to load, from the first on; all of them if None.
+        size: what PIL images are brought to; None leaves them as they are. Arrays and tensors are never resized.
 
     Raises:
         ValueError: if it is neither, or one of its items raises.
@@ -159,23 +172,77 @@ def from_object(found: Any, count: int | None = None) -> Images:
     total = len(found)
     if not total:
         raise ValueError("got a dataset of no images, expected 1 or more")
-    images, labels = [], []
-    for row in range(total if count is None else min(count, total)):
-        try:
-            image, label = found[row]
-            images.append(torch.as_tensor(np.asarray(image) if not isinstance(image, Tensor) else image))
-            labels.append(int(label))
-        except Exception as error:  # code of the user
-            raise ValueError(
-                f"got {type(error).__name__} for item {row} of the dataset ({one_line(error)}), expected a pair "
-                "(image, label) of a tensor and a class number"
-            ) from error
-        if images[-1].shape != images[0].shape:
-            raise ValueError(
-                f"got images of shapes {tuple(images[0].shape)} and {tuple(images[-1].shape)}, expected one shape"
-            )
-    of_items = images_and_labels(torch.stack(images), np.asarray(labels), None)
-    return Images(of_items.images, of_items.labels, total, of_items.known_largest)
+
+    def item(row: int) -> Images:
+        return _item(found, row, size)
+
+    pixels = Pixels(lambda row: item(row).images[0], total if count is None else min(count, total))
+    if not item(0).images[0].equal(pixels[0]):
+        raise ValueError(
+            "got two different images from item 0 of the dataset, expected the same each time: leave out what is "
+            "random in its transform"
+        )
+    labels = []
+    for row in range(len(pixels)):
+        pixels[row]  # its shape is that of the first
+        labels.append(item(row).labels)
+    return Images(pixels, torch.cat(labels), total)
+
+
+def _item(found: Any, row: int, size: ImageSize | None) -> Images:
+    """One image with its label."""
+    try:
+        image, label = found[row]
+        number = int(label)
+        pixels = as_bytes(image, size) if isinstance(image, Image) else image
+    except Exception as error:  # code of the user
+        raise ValueError(
+            f"got {type(error).__name__} for item {row} of the dataset ({one_line(error)}), expected a pair "
+            "(image, label) of a tensor and a class number"
+        ) from error
+    if isinstance(pixels, Tensor) and pixels.dtype == torch.uint8 and isinstance(image, Image):
+        return images_and_labels(pixels.permute(1, 2, 0)[None], np.asarray([number]))
+    return images_and_labels(_array(pixels)[None], np.asarray([number]))
+
+
+def as_bytes(picture: Image, size: ImageSize | None) -> Tensor:
+    """A picture at the size of the run: uint8, shape (C, H, W); RGB, or one channel if it is grey.
+
+    Raises:
+        ValueError: for more than 8 bits for each channel, or a crop that is larger than the picture.
+    """
+    if picture.mode[0] in "IF":
+        raise ValueError(f"it has {picture.mode} values, of more than 8 bits, expected 8 bits for each channel")
+    if picture.mode not in ("L", "RGB"):
+        picture = picture.convert("RGB")
+    if size is not None:
+        picture = resized(picture, size)
+    values = torch.from_numpy(np.array(picture))
+    return values[None] if values.dim() == 2 else values.permute(2, 0, 1).contiguous()
+
+
+def resized(picture: Image, size: ImageSize) -> Image:
+    """Resize a picture with antialiasing, and crop it at the centre, as the transforms of torchvision do.
+
+    Raises:
+        ValueError: if the crop is larger than the resized picture.
+    """
+    width, height = picture.size
+    if len(size.resize) == 2:
+        height, width = size.resize
+    else:
+        # The longer side is rounded down, as torchvision does it.
+        shorter, longer = sorted((width, height))
+        sides = size.resize[0], int(size.resize[0] * longer / shorter)
+        width, height = sides if width <= height else sides[::-1]
+    if (width, height) != picture.size:
+        picture = picture.resize((width, height), getattr(Resampling, size.interpolation.upper()))
+    if not size.crop:
+        return picture
+    if size.crop[0] > height or size.crop[1] > width:
+        raise ValueError(f"got a picture of {height}x{width} pixels, expected {size.crop[0]}x{size.crop[1]} or more")
+    top, left = (round((whole - part) / 2) for whole, part in zip((height, width), size.crop, strict=True))
+    return picture.crop((left, top, left + size.crop[1], top + size.crop[0]))
 
 
 def _is_of_numbers(labels: Any) -> bool:

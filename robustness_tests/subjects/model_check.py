@@ -1,6 +1,7 @@
 """Checks of a model before anything is measured: does it classify these images, and can it be attacked?"""
 
 import contextlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,12 +14,16 @@ from metrics.norms import DUAL, vector_norm
 from metrics.passes import Passes, check_logits, check_model, checked_logits, margin
 from robustness_tests.subjects.images import Images
 from robustness_tests.subjects.objects import one_line
+from robustness_tests.subjects.pixels import WrongImageError
 
 CHECKED_IMAGES = 16
 """Images for all checks but that of the accuracy."""
 
 MAX_ACCURACY_IMAGES = 256
 """Largest number of images for the accuracy check, which stops once the model is clearly better than guessing."""
+
+WEIGHTS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+"""Types of weights that a network may have. Images stay float32."""
 
 MAX_DISTANCE = 1e6
 """Larger than the norm of any perturbation of an image in [0, 1]."""
@@ -43,8 +48,8 @@ class CheckedModel:
 def check_network(network: nn.Module, images: Images, device: torch.device) -> CheckedModel:
     """Check that a network classifies these images, in the form that the metrics expect.
 
-    The network must be in evaluation mode and have finite single-precision weights. It must return logits for every
-    label, not probabilities. The logits must be deterministic and independent of the other images in the batch. The
+    The network must be in evaluation mode, and its weights must be finite. It must return logits for every label, not
+    probabilities. The logits must be deterministic and independent of the other images in the batch. The
     gradient must reach the image, and the accuracy must be better than chance.
 
     Args:
@@ -55,6 +60,7 @@ def check_network(network: nn.Module, images: Images, device: torch.device) -> C
     Raises:
         ValueError: for the first check that fails; the message says what to do.
     """
+    _check_quantised(network)
     check_model(network)
     _check_weights(network)
     few, labels = images.images[:CHECKED_IMAGES].to(device), images.labels[:CHECKED_IMAGES].to(device)
@@ -69,12 +75,21 @@ def check_network(network: nn.Module, images: Images, device: torch.device) -> C
     return CheckedModel(_linear_distances(network, images, right, device), _multiplications(network, few[:1]))
 
 
+def _check_quantised(network: nn.Module) -> None:
+    for name, module in network.named_modules():
+        if ".quantized." in f"{type(module).__module__}." and not isinstance(module, nn.Sequential):
+            raise ValueError(
+                f"got a quantised layer {name!r} ({type(module).__name__}), through which no gradient goes, expected "
+                "the network before quantisation: measure that one"
+            )
+
+
 def _check_weights(network: nn.Module) -> None:
     tensors = [*network.named_parameters(), *network.named_buffers()]
     for name, tensor in tensors:
         if not tensor.is_floating_point():
             continue
-        if tensor.dtype != torch.float32:
+        if tensor.dtype not in WEIGHTS:
             raise ValueError(f"got weights {name!r} of {tensor.dtype}, expected torch.float32: model.float()")
         # A buffer may well be infinite, the mask of an attention for example.
         if tensor.isnan().any() or (isinstance(tensor, nn.Parameter) and not tensor.isfinite().all()):
@@ -142,15 +157,17 @@ def _check_gradient(network: nn.Module, images: Tensor, labels: Tensor) -> None:
 
 def _check_accuracy(network: nn.Module, images: Images, device: torch.device, classes: int) -> Tensor:
     """Refuse a model that is no better than guessing; return which of the images looked at it classifies correctly."""
-    looked_at, right = 0, torch.zeros(0, dtype=torch.bool)
+    looked_at, predicted = 0, torch.zeros(0, dtype=torch.long)
     limit = min(len(images.labels), MAX_ACCURACY_IMAGES)
     while looked_at < limit:
         rows = slice(looked_at, min(looked_at + CHECKED_IMAGES, limit))
-        right = torch.cat([right, _right(network, images.images[rows].to(device), images.labels[rows])])
+        predicted = torch.cat([predicted, _predicted(network, images.images[rows].to(device))])
         looked_at = rows.stop
+        right = predicted == images.labels[:looked_at]
         by_chance = float(scipy.stats.binom.sf(int(right.sum()) - 1, looked_at, 1 / classes))
         if by_chance < 1e-4 and looked_at >= CHECKED_IMAGES:
-            return right
+            break
+    _check_numbers(predicted, images)
     # With fewer than CHECKED_IMAGES images, refuse only a model that gets all of them wrong.
     unlikely = 0.01 if looked_at >= MAX_ACCURACY_IMAGES else 0.05
     if (by_chance >= unlikely and looked_at >= CHECKED_IMAGES) or (looked_at >= 5 and not right.any()):
@@ -161,9 +178,33 @@ def _check_accuracy(network: nn.Module, images: Images, device: torch.device, cl
     return right
 
 
-def _right(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+def _predicted(network: nn.Module, images: Tensor) -> Tensor:
     with torch.no_grad():
-        return network(images.clone()).argmax(dim=1).cpu() == labels
+        return network(images.clone()).argmax(dim=1).cpu()
+
+
+def _check_numbers(predicted: Tensor, images: Images) -> None:
+    """Refuse the names of folders in an order that is not that of the training, if another order is far better."""
+    names = [name for name in images.class_names if name]
+    labels = images.labels[: len(predicted)]
+    as_it_is = float((predicted == labels).float().mean())
+    orders = {"the sorted names": sorted(names), "the numbers in the names": sorted(names, key=_natural)}
+    for what, order in orders.items():
+        number_of = torch.tensor([order.index(name) if name else -1 for name in images.class_names])
+        if not len(number_of):
+            return
+        share = float((predicted == number_of[labels]).float().mean())
+        if share >= max(0.5, as_it_is + 0.3):
+            raise WrongImageError(
+                f"got clean accuracy {as_it_is:.0%} on {len(predicted)} images, and {share:.0%} if the classes are "
+                f"numbered by {what} of the folders: write the names in this order into the file classes.txt of the "
+                "folder, one in a line"
+            )
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """A key that sorts img2 before img10."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name) if part]
 
 
 def _what_helps(network: nn.Module, images: Images, device: torch.device, as_it_is: float) -> str:
@@ -185,7 +226,7 @@ def _what_helps(network: nn.Module, images: Images, device: torch.device, as_it_
     best, text = 0.0, ""
     for what, (change, their_labels) in attempts.items():
         with contextlib.suppress(Exception):  # three channels, where the images have one; an assertion of the model
-            share = float(_right(network, change().to(device), their_labels).float().mean())
+            share = float((_predicted(network, change().to(device)) == their_labels).float().mean())
             best, text = max((best, text), (share, what % f"{share:.0%}"))
     if best >= max(0.5, as_it_is + 0.3):
         return text

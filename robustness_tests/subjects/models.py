@@ -18,6 +18,9 @@ from robustness_tests.subjects.classifier import Classifier
 from robustness_tests.subjects.fully_connected import FullyConnected
 from robustness_tests.subjects.images import Images
 from robustness_tests.subjects.objects import attribute_of, code_of, one_line
+from robustness_tests.subjects.onnx_file import onnx_network
+from robustness_tests.subjects.optional import optional
+from robustness_tests.subjects.preprocessing import image_processor, normalisation_of
 from robustness_tests.subjects.sources import Source
 from robustness_tests.subjects.wide_resnet import WideResNet
 
@@ -40,6 +43,8 @@ def load_model(source: Source, data_dir: Path, device: torch.device) -> nn.Modul
         "robustbench": lambda: robustbench_zoo.load(source.location, data_dir),
         "torchvision": lambda: torchvision_model(source.location),
         "timm": lambda: timm_model(source.location),
+        "hf": lambda: hugging_face_model(source.location),
+        "onnx": lambda: onnx_network(Path(source.location)),
         "object": lambda: network_of(attribute_of(source)),
         "exported": lambda: exported(Path(source.location)),
         "torchscript": lambda: torchscript(Path(source.location)),
@@ -126,6 +131,30 @@ def timm_model(name: str) -> nn.Module:
         ) from error
     card = network.pretrained_cfg
     return Classifier(network, normalize=(card["mean"], card["std"]))
+
+
+def hugging_face_model(location: str) -> nn.Module:
+    """Load an image classifier of transformers, from a folder of `save_pretrained` or by its name in the hub.
+
+    Its weights are read from safetensors only, and code that comes with it is not run. The normalisation is that of its
+    image processor.
+
+    Raises:
+        ValueError: if transformers is not installed, there is no such model, or it cannot be downloaded.
+    """
+    transformers, card = optional("transformers", "hf"), image_processor(location)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            network = transformers.AutoModelForImageClassification.from_pretrained(
+                location, trust_remote_code=False, use_safetensors=True
+            )
+    except Exception as error:  # whatever a download or a file may raise
+        raise ValueError(
+            f"got {location!r}, which transformers does not load as an image classifier ({one_line(error)}): give a "
+            "folder of model.save_pretrained() with safetensors, or run once with network"
+        ) from error
+    return Classifier(network, normalize=normalisation_of(card))
 
 
 def _hint(name: str, known: list[str]) -> str:

@@ -1,6 +1,7 @@
 """Turn names of models and datasets on the command line into sources. Does not import torch."""
 
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,16 +11,21 @@ MODEL_FORMS = (
     "robustbench:DATASET/THREAT/NAME",
     "torchvision:NAME",
     "timm:NAME",
+    "hf:OWNER/NAME",
+    "hf:FOLDER",
     "package.module:factory",
     "path/file.py:factory",
     "FILE.pt2",
     "FILE.pt",
+    "FILE.onnx",
 )
 DATASET_FORMS = (
     "cifar10",
     "cifar10-c:CORRUPTION:SEVERITY",
     "npz:FILE",
     "folder:DIR",
+    "torchvision:NAME",
+    "hf:NAME:SPLIT",
     "package.module:attribute",
     "path/file.py:attribute",
 )
@@ -61,8 +67,9 @@ class Source:
     """A model or a dataset, as named on the command line.
 
     Attributes:
-        kind: how it is loaded: "bundled", "robustbench", "torchvision", "timm", "object" (an attribute of a module or
-            a file), "exported" (.pt2), "torchscript" (.pt), "cifar10", "cifar10-c", "npz" or "folder".
+        kind: how it is loaded: "bundled", "robustbench", "torchvision", "timm", "hf" (Hugging Face), "object" (an
+            attribute of a module or a file), "exported" (.pt2), "torchscript" (.pt), "onnx", "cifar10", "cifar10-c",
+            "npz" or "folder".
         text: as given.
         name: name in test ids, the report and the names of stored files, without spaces, slashes or colons.
         location: absolute path of a file or folder, name of a module, dataset of a bundled model, or the rest of the
@@ -96,19 +103,32 @@ def model_source(text: str, dataset: Source, folder: Path) -> Source:
         return Source("bundled", text, text, dataset.name)
     known = bundled or (list(CIFAR10_MODELS) if dataset.kind in ("cifar10", "cifar10-c") else [])
     kind, colon, rest = text.partition(":")
-    if colon and kind == "robustbench":
-        return _robustbench(text, rest)
-    if colon and kind in ("torchvision", "timm"):
-        if not rest:
-            raise ValueError(f"got {text!r}, expected {kind}:NAME")
-        return Source(kind, text, _name(f"{kind}.{rest}"), rest)
-    if text.endswith((".pt2", ".pt")):
+    if colon and kind in MODEL_LIBRARIES:
+        return MODEL_LIBRARIES[kind](text, rest, folder)
+    if suffix := next((one for one in FILES if text.endswith(one)), None):
         path = _existing(text, text, folder)
-        return Source("exported" if text.endswith(".pt2") else "torchscript", text, _name(path.stem), str(path))
+        return Source(FILES[suffix], text, _name(path.stem), str(path))
     found = _object(text, folder)
     if found is None:
         raise ValueError(f"got {text!r}, {_expected(text, known, MODEL_FORMS)}")
     return found
+
+
+FILES = {".pt2": "exported", ".pt": "torchscript", ".onnx": "onnx"}
+"""The kinds of model files, by the ends of their names."""
+
+
+def _hugging_face(text: str, rest: str, folder: Path) -> Source:
+    """A folder that is there, or a name in the hub: OWNER/NAME, or a NAME without owner."""
+    path = Path(rest).expanduser()
+    if (folder / path).is_dir():
+        path = _existing(rest, text, folder)
+        if not (path / "config.json").is_file():
+            raise ValueError(f"got {text!r}, a folder without config.json, expected one of model.save_pretrained()")
+        return Source("hf", text, _name(f"hf.{path.name}"), str(path))
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", rest, re.ASCII) or rest.startswith("."):
+        raise ValueError(f"got {text!r}, but there is no such folder, and it is no name: expected hf:OWNER/NAME")
+    return Source("hf", text, _name(f"hf.{rest}"), rest)
 
 
 def dataset_source(text: str, folder: Path) -> Source:
@@ -126,18 +146,40 @@ def dataset_source(text: str, folder: Path) -> Source:
     if text == "cifar10":
         return Source("cifar10", text, text)
     kind, colon, rest = text.partition(":")
-    if kind == "cifar10-c":
-        return _cifar10_c(text, rest)
-    if colon and kind in ("npz", "folder"):
-        path = _existing(rest, text, folder)
-        if path.is_dir() != (kind == "folder"):
-            what = ("a file", "a folder") if kind == "folder" else ("a folder", "a file")
-            raise ValueError(f"got {text!r}, which is {what[0]}, expected {what[1]}")
-        return Source(kind, text, _name(path.stem if kind == "npz" else path.name), str(path))
+    if kind in DATASET_LIBRARIES and (colon or kind == "cifar10-c"):
+        return DATASET_LIBRARIES[kind](text, rest, folder)
     found = _object(text, folder)
     if found is None:
         raise ValueError(f"got {text!r}, {_expected(text, list(DATASETS), DATASET_FORMS)}")
     return found
+
+
+def _library(text: str, rest: str, folder: Path) -> Source:
+    """A name in a library: torchvision:resnet18."""
+    del folder
+    kind = text.partition(":")[0]
+    if not rest:
+        raise ValueError(f"got {text!r}, expected {kind}:NAME")
+    return Source(kind, text, _name(f"{kind}.{rest}"), rest)
+
+
+def _file_or_folder(text: str, rest: str, folder: Path) -> Source:
+    kind, path = text.partition(":")[0], _existing(rest, text, folder)
+    if path.is_dir() != (kind == "folder"):
+        what = ("a file", "a folder") if kind == "folder" else ("a folder", "a file")
+        raise ValueError(f"got {text!r}, which is {what[0]}, expected {what[1]}")
+    return Source(kind, text, _name(path.stem if kind == "npz" else path.name), str(path))
+
+
+def _hugging_face_dataset(text: str, rest: str, folder: Path) -> Source:
+    """NAME:SPLIT, or NAME:SPLIT:IMAGES:LABELS with the names of the columns; NAME may be a folder."""
+    name, *others = rest.split(":")
+    if len(others) not in (1, 3) or not all((name, *others)):
+        raise ValueError(f"got {text!r}, expected hf:NAME:SPLIT, or hf:NAME:SPLIT:IMAGES:LABELS with the columns")
+    path = folder / Path(name).expanduser()
+    where = str(path.resolve()) if path.is_dir() else name
+    short = path.name if path.is_dir() else name
+    return Source("hf", text, _name(f"hf.{short}.{others[0]}"), ":".join([where, *others]))
 
 
 def _expected(text: str, known: list[str], forms: tuple[str, ...]) -> str:
@@ -146,7 +188,8 @@ def _expected(text: str, known: list[str], forms: tuple[str, ...]) -> str:
     return hint if known else hint.replace("expected one of", "expected, for this dataset, one of")
 
 
-def _robustbench(text: str, rest: str) -> Source:
+def _robustbench(text: str, rest: str, folder: Path) -> Source:
+    del folder
     parts = rest.split("/")
     if len(parts) != 3 or not all(parts):
         raise ValueError(
@@ -160,7 +203,8 @@ def _robustbench(text: str, rest: str) -> Source:
     return Source("robustbench", text, _name(name), rest)
 
 
-def _cifar10_c(text: str, rest: str) -> Source:
+def _cifar10_c(text: str, rest: str, folder: Path) -> Source:
+    del folder
     corruption, _, severity = rest.partition(":")
     if corruption not in CORRUPTIONS:
         raise ValueError(f"got corruption {corruption!r} in {text!r}, {closest(corruption, CORRUPTIONS)}")
@@ -201,3 +245,23 @@ def _name(text: str) -> str:
     name = re.sub(r"[^\w.]+", "_", text, flags=re.ASCII).strip("._") or "unnamed"
     # A user's file must not be confused with a bundled model or dataset of its name, or get its thresholds.
     return f"{name}.file" if name in (*MODEL_NAMES, *DATASETS, "cifar10") else name
+
+
+Reader = Callable[[str, str, Path], Source]
+
+MODEL_LIBRARIES: Mapping[str, Reader] = {
+    "robustbench": _robustbench,
+    "torchvision": _library,
+    "timm": _library,
+    "hf": _hugging_face,
+}
+"""What reads the text of a model that begins with this word and a colon."""
+
+DATASET_LIBRARIES: Mapping[str, Reader] = {
+    "cifar10-c": _cifar10_c,
+    "torchvision": _library,
+    "hf": _hugging_face_dataset,
+    "npz": _file_or_folder,
+    "folder": _file_or_folder,
+}
+"""What reads the text of a dataset that begins with this word and a colon."""

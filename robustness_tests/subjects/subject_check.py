@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from robustness_tests.subjects.catalog import DATASETS, MODELS, NORMS
+from robustness_tests.subjects.image_size import ImageSize
 from robustness_tests.subjects.sources import Source
 
 CODE = "from robustness_tests.subjects.subject_check import main; main()"
@@ -42,6 +43,7 @@ class CheckedSubjects:
         remarks: what a user should know before the run.
         class_names: names of the classes, for image folders and bundled datasets; empty for others.
         image_digests: short digests of the images of the run, in order; empty if models and dataset are all bundled.
+        image_size: what pictures are brought to; None for no change.
     """
 
     test_images: int
@@ -52,6 +54,7 @@ class CheckedSubjects:
     remarks: tuple[str, ...] = ()
     class_names: tuple[str, ...] = ()
     image_digests: tuple[str, ...] = ()
+    image_size: ImageSize | None = None
 
     def to_json(self) -> str:
         """As text, for another process."""
@@ -62,7 +65,13 @@ class CheckedSubjects:
         """From the text of `to_json`."""
         fields = json.loads(text)
         lists = {name: tuple(fields[name]) for name in ("remarks", "class_names", "image_digests")}
-        return CheckedSubjects(**{**fields, **lists})
+        return CheckedSubjects(**{**fields, **lists, "image_size": _size(fields["image_size"])})
+
+
+def _size(fields: Mapping[str, Any] | None) -> ImageSize | None:
+    if fields is None:
+        return None
+    return ImageSize(tuple(fields["resize"]), tuple(fields["crop"]), fields["interpolation"])
 
 
 class WrongSubjectError(ValueError):
@@ -74,7 +83,13 @@ class WrongSubjectError(ValueError):
 
 
 def check_subjects(
-    models: Mapping[str, Source], dataset: Source, *, images: int, device: str, data_dir: Path
+    models: Mapping[str, Source],
+    dataset: Source,
+    *,
+    images: int,
+    device: str,
+    data_dir: Path,
+    size: ImageSize | None = None,
 ) -> CheckedSubjects:
     """Check the models and dataset of a run: bundled ones against the catalog, others in a separate process.
 
@@ -83,12 +98,13 @@ def check_subjects(
         dataset: source of the dataset.
         images: largest number of images in the run.
         device: "auto", "cpu", "cuda" or "cuda:N".
-        data_dir: folder of CIFAR-10, CIFAR-10-C and RobustBench checkpoints.
+        data_dir: folder of named datasets and RobustBench checkpoints.
+        size: what pictures are brought to, if the user states it.
 
     Raises:
         WrongSubjectError: for the first model or dataset that cannot be tested.
     """
-    if dataset.kind == "bundled" and all(source.kind == "bundled" for source in models.values()):
+    if size is None and dataset.kind == "bundled" and all(source.kind == "bundled" for source in models.values()):
         for option, source in models.items():
             try:
                 MODELS[source.location, source.name].check_weights()
@@ -110,6 +126,7 @@ def check_subjects(
         "images": images,
         "device": device,
         "data_dir": str(data_dir),
+        "size": None if size is None else asdict(size),
     }
     return _check_in_a_process(request)
 
@@ -166,25 +183,42 @@ def check_request(request: dict[str, Any]) -> CheckedSubjects:
     from robustness_tests.subjects.datasets import load_dataset  # noqa: PLC0415
     from robustness_tests.subjects.model_check import MAX_ACCURACY_IMAGES, CheckedModel, check_network  # noqa: PLC0415
     from robustness_tests.subjects.models import load_model, model_digest  # noqa: PLC0415
+    from robustness_tests.subjects.onnx_file import check_against_onnxruntime  # noqa: PLC0415
+    from robustness_tests.subjects.outputs import adapted  # noqa: PLC0415
     from robustness_tests.subjects.reproducible import reproducible, resolve_device  # noqa: PLC0415
 
     data_dir, device = Path(request["data_dir"]), resolve_device(request["device"])
     dataset = Source(**request["dataset"])
+    given = _size(request["size"])
+    size = given or _size_of_models({option: Source(**fields) for option, fields in request["models"].items()})
     with _told_by("dataset"):
-        images = load_dataset(dataset, data_dir, max(MAX_ACCURACY_IMAGES, request["images"]))
+        images = load_dataset(dataset, data_dir, max(MAX_ACCURACY_IMAGES, request["images"]), size)
+        height, width = images.images[0].shape[1:]
+    if given is not None and not given.fits(height, width):
+        raise WrongSubjectError(
+            "image-size",
+            f"got {given}, and images of {height}x{width} pixels that are no pictures, expected a dataset of image "
+            "files: arrays and tensors are not resized",
+        )
     checked: dict[str, CheckedModel] = {}
     digests: dict[str, str] = {}
+    remarks: list[str] = []
     for option, fields in request["models"].items():
         source = Source(**fields)
         if source.name in checked:
             continue
         with _told_by(option), reproducible():
-            network = load_model(source, data_dir, device)
+            loaded = load_model(source, data_dir, device)
         with _told_by(option), reproducible():
+            network, of_model = adapted(loaded, images.images[:2].to(device))
+            remarks += [f"{source.name}: {remark}" for remark in of_model]
+            if source.kind == "onnx":
+                check_against_onnxruntime(Path(source.location), loaded, images.images[:8].to(device))
             checked[source.name] = check_network(network, images, device)
             digests[source.name] = model_digest(source, network, images, device)
             # Weights of a file are the same every time; a function may be random.
             again = load_model(source, data_dir, device) if source.kind == "object" else None
+            again = None if again is None else adapted(again, images.images[:2].to(device))[0]
             if again is not None and model_digest(source, again, images, device) != digests[source.name]:
                 raise ValueError(
                     f"got two different models from two calls of {source.attribute}(), expected the same weights: load "
@@ -196,19 +230,43 @@ def check_request(request: dict[str, Any]) -> CheckedSubjects:
         clever_radius=_clever_radius(dataset, list(checked.values())),
         batch_sizes={name: _batch_size(one.multiplications) for name, one in checked.items()},
         digests=digests,
-        remarks=tuple(_remarks(images.labels[: request["images"]].tolist(), images.class_names)),
+        remarks=(*remarks, *_remarks(images.labels[: request["images"]].tolist(), images.class_names)),
         class_names=images.class_names,
         image_digests=tuple(
             images.digest(slice(index, index + 1))[:8] for index in range(min(request["images"], len(images.labels)))
         ),
+        image_size=size,
     )
+
+
+def _size_of_models(sources: Mapping[str, Source]) -> ImageSize | None:
+    """The size that the models state, if one does."""
+    from robustness_tests.subjects.preprocessing import preprocessing_of  # noqa: PLC0415  # torch
+
+    stated: dict[str, ImageSize] = {}
+    for option, source in sources.items():
+        with _told_by(option):
+            size = preprocessing_of(source)
+        if size is not None:
+            stated[option] = size
+    if len(set(stated.values())) > 1:
+        raise WrongSubjectError(
+            "against",
+            f"got a reference for pictures of {stated['against']} and a candidate for {stated['model']}, expected one "
+            "size: state it with --image-size",
+        )
+    return next(iter(stated.values()), None)
 
 
 @contextmanager
 def _told_by(option: str) -> Iterator[None]:
-    """Turn any exception in the block into a `WrongSubjectError` about an option."""
+    """Turn any exception in the block into a `WrongSubjectError` about an option, or about the dataset."""
+    from robustness_tests.subjects.pixels import WrongImageError  # noqa: PLC0415  # torch
+
     try:
         yield
+    except WrongImageError as error:
+        raise WrongSubjectError("dataset", str(error)) from error
     except ValueError as error:
         raise WrongSubjectError(option, str(error)) from error
     except (Exception, SystemExit) as error:  # code of the user, and libraries that it is handed to
@@ -248,8 +306,8 @@ def _batch_size(multiplications: int) -> int:
 def _remarks(labels: list[int], class_names: tuple[str, ...]) -> list[str]:
     remarks = []
     if class_names:
-        some = [f"{number} {name}" for number, name in enumerate(class_names[:12])]
-        more = f", and {len(class_names) - 12} more" if len(class_names) > 12 else ""
+        named = [f"{number} {name}" for number, name in enumerate(class_names) if name]
+        some, more = named[:12], f", and {len(named) - 12} more" if len(named) > 12 else ""
         remarks.append(f"classes: {', '.join(some)}{more}")
     if len(labels) >= 10 and len(set(labels)) == 1:
         remarks.append(

@@ -161,7 +161,7 @@ def main(arguments: list[str] | None = None) -> None:
         if options.epochs is not None:
             recipe = replace(recipe, epochs=options.epochs)
         network = build_network(card)
-        train(network, training.images, training.labels, recipe)
+        train(network, training.images[:], training.labels, recipe)
         path = options.output / card.weights.name
         # A single key: the order of several keys is not fixed, and would change the digest of the file.
         save_file(network.state_dict(), path, metadata={"made with": f"{recipe!r}, torch {torch.__version__}"})
