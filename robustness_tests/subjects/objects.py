@@ -126,7 +126,9 @@ def code_of(source: Source, network: nn.Module) -> set[Path]:
     is referred to directly.
     """
     roots = [vars(_loaded(source))] if source.kind == "object" else []
-    classes = {kind for module in network.modules() for kind in type(module).__mro__}
+    # Without those of torch, which other packages patch: transformers replaces methods of Module.
+    every = {kind for module in network.modules() for kind in type(module).__mro__}
+    classes = {kind for kind in every if kind.__module__.partition(".")[0] != "torch"}
     roots += [names for kind in classes for names in _globals_of(kind)]
     seen: dict[int, dict[str, Any]] = {}
     while roots:

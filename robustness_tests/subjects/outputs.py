@@ -58,10 +58,15 @@ def adapted(network: nn.Module, images: Tensor) -> tuple[nn.Module, tuple[str, .
         ValueError: for a tuple, or one output that looks like a probability; the message says what to do.
 
     Example:
-        >>> network = nn.Sequential(nn.Flatten(), nn.Linear(4, 1)).eval()
+        >>> network = nn.Sequential(nn.Flatten(), nn.Linear(4, 1)).eval().requires_grad_(False)
+        >>> network[1].bias.fill_(5)
+        Parameter containing:
+        tensor([5.])
         >>> two, remarks = adapted(network, torch.rand(3, 1, 2, 2))
-        >>> two(torch.rand(5, 1, 2, 2)).shape, remarks
-        (torch.Size([5, 2]), ('the model returns one logit: it is that of class 1, and class 0 has the logit 0',))
+        >>> two(torch.rand(5, 1, 2, 2)).shape
+        torch.Size([5, 2])
+        >>> remarks
+        ('the model returns one logit: it is that of class 1, and class 0 has the logit 0',)
     """
     dtype, output = _called(network, images)
     logits = logits_of(output)

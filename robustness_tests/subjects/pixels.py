@@ -24,7 +24,7 @@ class Pixels:
     Example:
         >>> pixels = Pixels(lambda row: torch.full((1, 2, 2), 51 * row, dtype=torch.uint8), 3)
         >>> pixels[1:].shape, float(pixels[1].max()), len(pixels)
-        (torch.Size([2, 1, 2, 2]), 0.2, 3)
+        (torch.Size([2, 1, 2, 2]), 0.4..., 3)
     """
 
     dtype = torch.float32
