@@ -1,4 +1,4 @@
-"""Accuracy of candidate and reference under random noise and common corruptions, which no attacker chooses."""
+"""Accuracy of candidate and reference under random noise, which no attacker chooses."""
 
 import pytest
 
@@ -74,27 +74,3 @@ def test_candidate_beats_reference_in_noise_accuracy(
 def mean_over(of_image):
     """The share of right labels of an image over all strengths, noise in the ball."""
     return sum(of_image.ball.tolist()) / len(of_image.epsilons)
-
-
-@pytest.mark.about("model")
-def test_common_corruptions(candidate, reference, common_corruptions, run, thresholds, measured):
-    """The candidate classifies enough images correctly under the common corruptions of CIFAR-10-C.
-
-    The value is the mean accuracy over 15 corruptions and five severities (Hendrycks & Dietterich 2019), such as
-    weather, blur, noise and compression, on the same images of the test split. A failure means that the model is not
-    robust to the corruptions of real cameras.
-    """
-    accuracies = common_corruptions(candidate)
-    if not accuracies:
-        pytest.skip("needs --dataset cifar10, and the folder CIFAR-10-C in --data-dir")
-    accuracy = sum(accuracies.values()) / len(accuracies)
-    worst = min(accuracies, key=accuracies.get)
-    measured({"corruptions": accuracies}, value=accuracy, images=run.images, threshold=thresholds.common_corruptions)
-    if reference.name != candidate.name:
-        measured(reference_value=sum(common_corruptions(reference).values()) / len(accuracies))
-    if thresholds.common_corruptions is None:
-        pytest.skip("measured and not judged: no threshold file states common_corruptions.least")
-    assert accuracy >= thresholds.common_corruptions, (
-        f"{candidate.name} classifies {accuracy:.1%} of corrupted images correctly ({accuracies[worst]:.1%} under "
-        f"{worst}), expected {thresholds.common_corruptions:.1%} or more"
-    )

@@ -4,7 +4,6 @@ import hashlib
 import pickle
 import shutil
 import textwrap
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,12 +15,11 @@ from torchvision.datasets import CIFAR10
 
 from meta_tests.subjects import wrong_subjects
 from meta_tests.subjects.wrong_subjects import good, pair
-from robustness_tests import Classifier, test_noise
-from robustness_tests.harness.fixtures.common_corruptions import accuracies
+from robustness_tests import Classifier
 from robustness_tests.harness.subject import Subject
 from robustness_tests.subjects import subject_check, training
 from robustness_tests.subjects.catalog import DATASETS, MODELS
-from robustness_tests.subjects.datasets import common_corruptions, digits, load_dataset
+from robustness_tests.subjects.datasets import digits, load_dataset
 from robustness_tests.subjects.images import from_object, images_and_labels
 from robustness_tests.subjects.model_check import CheckedModel, check_network
 from robustness_tests.subjects.models import load_model, model_digest
@@ -572,50 +570,6 @@ def test_cifar10_c_is_read_by_severity(tmp_path):
     assert bool((found.images == 1).all())
     assert (found.total, found.labels[:3].tolist()) == (10_000, [0, 1, 2])
     assert not load("cifar10-c:fog:2", tmp_path, 100).images.any()
-
-
-@pytest.fixture
-def two_corruptions(tmp_path):
-    """A CIFAR-10-C of white fog and black snow, every other image of class 1."""
-    folder_of_data = tmp_path / "CIFAR-10-C"
-    folder_of_data.mkdir()
-    for name, value in (("fog", 255), ("snow", 0)):
-        np.save(folder_of_data / f"{name}.npy", np.full((50_000, 2, 2, 3), value, np.uint8))
-    np.save(folder_of_data / "labels.npy", np.tile(np.arange(2, dtype=np.uint8), 25_000))
-    return tmp_path
-
-
-def test_common_corruptions_are_measured_where_they_are(two_corruptions, tmp_path, monkeypatch):
-    """A network that says 1 where an image is bright: right for half of the images in fog, and for half in snow."""
-    run = SimpleNamespace(dataset_source=dataset_source("cifar10", tmp_path), data_dir=two_corruptions, images=11)
-    model = SimpleNamespace(logits=brightness)
-    assert accuracies(run, model) == pytest.approx({"fog": 5 / 11, "snow": 6 / 11})
-    run.dataset_source = dataset_source("digits", tmp_path)
-    assert accuracies(run, model) == {}
-    assert len(list(common_corruptions(two_corruptions, 3))) == 10
-    assert not list(common_corruptions(tmp_path / "nowhere", 3))
-
-
-def brightness(images):
-    bright = images.flatten(1).mean(dim=1) - 0.5
-    return torch.stack([-bright, bright], dim=1)
-
-
-@pytest.mark.parametrize(
-    ("found", "least", "outcome"),
-    [({}, 0.5, "needs"), ({"fog": 0.4, "snow": 0.6}, None, "not judged"), ({"fog": 0.4, "snow": 0.6}, 0.5, None)],
-)
-def test_property_of_common_corruptions(found, least, outcome):
-    models, values = [SimpleNamespace(name=name) for name in ("ours", "theirs")], {}
-    arguments = (lambda _: found, SimpleNamespace(images=7), SimpleNamespace(common_corruptions=least), values.update)
-    if outcome:
-        with pytest.raises(pytest.skip.Exception, match=outcome):
-            test_noise.test_common_corruptions(*models, *arguments)
-    else:
-        test_noise.test_common_corruptions(*models, *arguments)
-        with pytest.raises(AssertionError, match=r"ours classifies 50.0% of .* \(40.0% under fog\), expected 51.0%"):
-            test_noise.test_common_corruptions(*models, *arguments[:2], SimpleNamespace(common_corruptions=0.51), dict)
-    assert values.get("value", 0.5) == pytest.approx(0.5)
 
 
 def test_names_of_the_study_are_robustbench_models_on_cifar10(tmp_path):

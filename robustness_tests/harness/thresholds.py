@@ -15,6 +15,7 @@ SCALARS = {
     ("confidence",): "confidence",
     ("clean_accuracy", "least"): "clean_accuracy",
     ("common_corruptions", "least"): "common_corruptions",
+    ("common_corruptions", "least_of_worst"): "worst_corruption",
     ("comparison", "largest_p_value"): "largest_p_value",
     ("clever_below_distance", "least_share"): "clever_below_distance",
     ("clever_radius", "factor"): "clever_radius_factor",
@@ -42,6 +43,7 @@ class Thresholds:
         confidence: `confidence`, of every interval.
         clean_accuracy: `clean_accuracy.least`; None where no file states any for this dataset and candidate.
         common_corruptions: `common_corruptions.least`; None where no file states any.
+        worst_corruption: `common_corruptions.least_of_worst`; None where no file states any.
         largest_p_value: `comparison.largest_p_value`.
         clever_below_distance: `clever_below_distance.least_share`.
         clever_radius_factor: `clever_radius.factor`.
@@ -62,6 +64,7 @@ class Thresholds:
     confidence: float
     clean_accuracy: float | None
     common_corruptions: float | None
+    worst_corruption: float | None
     largest_p_value: float
     clever_below_distance: float
     clever_radius_factor: float
@@ -93,7 +96,8 @@ def load_thresholds(path: Path | None, model: str = "", dataset: str = "") -> Th
     Raises:
         ValueError: for a file that cannot be read or is not TOML, an unknown key, or a value of a wrong type or range.
     """
-    merged: dict[str, Any] = {**{section: {} for section in SHARES}, "clean_accuracy": None, "common_corruptions": None}
+    optional = ("clean_accuracy", "common_corruptions", "worst_corruption")
+    merged: dict[str, Any] = {section: {} for section in SHARES} | dict.fromkeys(optional)
     others: list[str] = []
     files = [DEFAULT_FILE] if path is None else [DEFAULT_FILE, path]
     for file in files:
