@@ -101,7 +101,8 @@ def assert_labels_are_kept(
         what: description of the radii, for the message.
     """
     rows = list(radii)
-    clean, labels = model.images.images[rows], model.images.labels[rows]
+    positions = [model.position(row) for row in rows]
+    clean, labels = model.images.images[positions], model.images.labels[positions]
     radius = torch.tensor([radii[row] for row in rows]).view(-1, 1, 1, 1)
 
     @hypothesis.seed(seed)

@@ -33,6 +33,7 @@ def comparable(baseline, **changes):
         "dataset": "digits",
         "effort": "default",
         "seed": 0,
+        "sampling": "first",
         "norms": ("linf", "l2"),
         "image_digests": (),
         "clever_radius": RUN.clever_radius,

@@ -58,6 +58,9 @@ BAD = {
     "no norm": (["--norms", ""], "--norms: got ''"),
     "unknown effort": (["--effort", "through"], "--effort: got 'through', expected one of 'quick'*mean 'thorough'?"),
     "two efforts": (["--effort", "thorough", "--quick"], "--effort: got 'thorough' together with --quick"),
+    "unknown sample": (["--sample", "stratify"], "--sample: got 'stratify', expected *did you mean 'stratified'?"),
+    "wrong size": (["--image-size", "224x"], "--image-size: got '224x', expected 224, 256/224 or 224x224"),
+    "size of arrays": (["--image-size", "32"], "--image-size: got *, and images of 8x8 pixels that are no pictures"),
     "unknown precision": (["--precision", "fp8"], "--precision: got 'fp8', expected one of 'float32', 'tf32', 'bf16'"),
     "no batch": (["--batch-size", "0"], "--batch-size: got '0', expected a whole number, 1 or more"),
     "unknown device": (["--device", "tpu"], "--device: got 'tpu', expected auto, cpu, cuda or cuda:N"),
@@ -172,13 +175,15 @@ def test_every_option_has_a_twin_and_the_command_line_wins(gate):
     ini = "\n".join(f"{option.ini} = {TWINS[option.name]}" for option in OPTIONS)
     (gate.folder / "pytest.ini").write_text(f"[pytest]\npythonpath = .\naddopts = --import-mode=importlib\n{ini}\n")
     (gate.folder / "mine.toml").write_text("confidence = 0.9\n")
-    last = run_of(("standard", "robust"), effort="quick", norms=("l2",), seed=5, clever_radius={"l2": 0.75})
+    last = run_of(
+        ("standard", "robust"), effort="quick", norms=("l2",), seed=5, sampling="random", clever_radius={"l2": 0.75}
+    )
     write_results(gate.folder / "last.json", results_of(image_record(model="standard", norm="l2"), run=last))
     (gate.folder / "test_twins.py").write_text(
         "def test_run(run):\n"
         "    assert (run.model, run.against, run.dataset, run.images) == ('standard', 'robust', 'digits', 7)\n"
         "    assert (run.quick, run.norms, run.batch_sizes['standard'], run.device) == (True, ('l2',), 3, 'cpu')\n"
-        "    assert (run.certify, run.certified_images, run.precision) == ('off', 0, 'bf16')\n"
+        "    assert (run.certify, run.precision, run.sampling) == ('off', 'bf16', 'random')\n"
         "    assert (run.seed, run.results.name, run.fresh) == (5, 'elsewhere', True)\n"
         "    assert run.thresholds.confidence == 0.9\n"
         "    assert (run.clever_radius['l2'], run.data_dir.name) == (0.75, 'data')\n"
@@ -197,6 +202,8 @@ TWINS = {
     "quick": "true",
     "norms": "l2",
     "precision": "bf16",
+    "sample": "random",
+    "image-size": "",
     "certify": "off",
     "clever-radius": "l2=0.75",
     "batch-size": "3",

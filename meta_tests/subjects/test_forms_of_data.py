@@ -283,12 +283,13 @@ def test_dataset_with_a_random_transform_is_refused(tmp_path):
         load("mine.py:Flipped", tmp_path)
 
 
-def looked_at(model, dataset, folder, size=None):
+def looked_at(model, dataset, folder, size=None, sampling="first"):
     data = dataset_source(dataset, folder)
     source = {"model": subject_check.asdict(model_source(model, data, folder))}
     request = {"models": source, "dataset": subject_check.asdict(data), "images": 5, "device": "cpu"}
     given = None if size is None else subject_check.asdict(image_size(size))
-    return subject_check.check_request({**request, "data_dir": str(folder), "size": given})
+    sample = {"sampling": sampling, "seed": 0}
+    return subject_check.check_request({**request, **sample, "data_dir": str(folder), "size": given})
 
 
 CUT = """

@@ -492,10 +492,12 @@ def test_radius_is_three_times_the_largest_linear_distance(tmp_path):
 
 
 def test_a_user_is_told_about_classes_and_sorted_data():
-    remarks = subject_check._remarks([0] * 20, ("cat", "dog"))  # noqa: SLF001
+    remarks = subject_check._remarks([0] * 20, ("cat", "dog"), 1)  # noqa: SLF001
     assert remarks[0] == "classes: 0 cat, 1 dog"
-    assert remarks[1].startswith("all 20 images of this run are of class 0")
-    assert subject_check._remarks([0, 1] * 10, ()) == []  # noqa: SLF001
+    assert remarks[1].startswith("the 20 images of this run are of 1 of the classes: is the dataset sorted by class?")
+    assert subject_check._remarks([0, 1] * 10, (), 2) == []  # noqa: SLF001
+    assert subject_check._remarks([0, 1, 2] * 10, (), 10), "3 classes of 10 in 30 images"  # noqa: SLF001
+    assert not subject_check._remarks(list(range(7)) * 2, (), 10)  # noqa: SLF001
 
 
 @pytest.mark.parametrize(("multiplications", "size"), [(1, 20), (MULTIPLICATIONS_AT_ONCE // 4, 4), (10**12, 1)])

@@ -378,7 +378,15 @@ def looked_at(model, dataset, folder):
     data = dataset_source(dataset, folder)
     sources = {"models": {"model": asdict(model_source(model, data, folder))}, "dataset": asdict(data)}
     subject_check.check_request(
-        {**sources, "images": 5, "device": "cpu", "data_dir": str(folder / "data"), "size": None}
+        {
+            **sources,
+            "images": 5,
+            "device": "cpu",
+            "data_dir": str(folder / "data"),
+            "size": None,
+            "sampling": "first",
+            "seed": 0,
+        }
     )
 
 

@@ -34,6 +34,7 @@ class Baseline:
         dataset: name of its dataset.
         effort: the budget for each image.
         seed: seed of everything that is random.
+        sampling: which images were taken.
         image_digests: digests of its images, in order; none for bundled datasets.
         clever_radius: radius of CLEVER's ball for each norm.
         images: measurements of each image, by norm and dataset index: the candidate's rows of `images` in results.json.
@@ -50,6 +51,7 @@ class Baseline:
     dataset: str
     effort: str
     seed: int
+    sampling: str
     image_digests: tuple[str, ...]
     clever_radius: Mapping[str, float]
     images: Mapping[ImageKey, Mapping[str, Any]]
@@ -70,13 +72,14 @@ class Baseline:
         """The certified distance; None where there is none."""
         return self.images.get((norm, image), {}).get("certified")
 
-    def right(self) -> list[bool]:
-        """Whether each of the first images was classified correctly; empty where that was not measured."""
+    def right(self) -> dict[int, bool]:
+        """Whether each image was classified correctly, by dataset index; empty where that was not measured."""
         values = self._values("misclassified")
         wrong, count = values.get("misclassified"), values.get("images")
         if not isinstance(wrong, list) or not isinstance(count, int):
-            return []
-        return [image not in wrong for image in range(count)]
+            return {}
+        correct = values.get("correct", set(range(count)) - set(wrong))
+        return {image: image not in wrong for image in sorted({*correct, *wrong})}
 
     def noise_shares(self, norm: str, epsilon: str) -> list[float]:
         """The share of right labels of each image with noise; empty where that was not measured."""
@@ -143,6 +146,7 @@ def _baseline(content: dict[str, Any], text: str) -> Baseline:
         dataset=str(run["dataset"]),
         effort=str(run["effort"]),
         seed=int(run["seed"]),
+        sampling=str(run.get("sampling", "first")),
         image_digests=tuple(str(digest) for digest in run["image_digests"]),
         clever_radius={str(norm): float(radius) for norm, radius in run["clever_radius"].items()},
         images={
@@ -212,6 +216,7 @@ def check_baseline(
     dataset: str,
     effort: str,
     seed: int,
+    sampling: str,
     norms: tuple[str, ...],
     image_digests: tuple[str, ...],
     clever_radius: Mapping[str, float],
@@ -223,6 +228,8 @@ def check_baseline(
             common.
     """
     said = f"got {baseline.file!r}"
+    if baseline.sampling != sampling:
+        raise ValueError(f"{said}, measured with --sample={baseline.sampling}, expected {sampling}, as in this run")
     if baseline.dataset != dataset:
         raise ValueError(f"{said}, measured on {baseline.dataset!r}, {closest(dataset, [baseline.dataset])}")
     pairs = zip(baseline.image_digests, image_digests, strict=False)

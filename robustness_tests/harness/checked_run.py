@@ -17,7 +17,7 @@ from platformdirs import user_cache_path
 from robustness_tests.harness import option_values
 from robustness_tests.harness.baseline import Baseline, check_baseline, load_baseline
 from robustness_tests.harness.gpus import visible_gpus
-from robustness_tests.harness.options import CERTIFY, EFFORTS, OPTIONS, PRECISIONS, given_value
+from robustness_tests.harness.options import CERTIFY, EFFORTS, OPTIONS, PRECISIONS, SAMPLES, given_value
 from robustness_tests.harness.run import (
     CERTIFIED_NORMS,
     CHECKED_SUBJECTS,
@@ -92,6 +92,7 @@ def checked_options(given: Mapping[str, Any], config: pytest.Config) -> Options:
         dataset_source=dataset,
         data_dir=_checked("data-dir", given["data-dir"], lambda text: _data_dir(text, config)),
         images=_checked("images", given["images"] or _default_images(dataset, effort), option_values.positive),
+        sampling=_checked("sample", given["sample"], lambda word: option_values.choice(word, SAMPLES)),
         image_size=_checked("image-size", given["image-size"], image_size) if given["image-size"] else None,
         clever_radius=_checked("clever-radius", given["clever-radius"], option_values.radii),
         effort=effort,
@@ -152,6 +153,7 @@ def _comparable(baseline: Baseline, run: Run) -> None:
         dataset=run.dataset,
         effort=run.effort,
         seed=run.seed,
+        sampling=run.sampling,
         norms=run.norms,
         image_digests=run.image_digests,
         clever_radius=run.clever_radius,
@@ -173,6 +175,8 @@ def _inspected(run: Options, config: pytest.Config) -> CheckedSubjects:
                 device=run.device,
                 data_dir=run.data_dir,
                 size=run.image_size,
+                sampling=run.sampling,
+                seed=run.seed,
             )
     except WrongSubjectError as error:
         raise pytest.UsageError(f"--{error.option}: {error}") from error

@@ -94,7 +94,7 @@ def _values(run: Run, fixtures: Iterable[str], name: str, so_far: dict[str, obje
         return norms_of(run, fixtures)
     if name == "epsilon":
         return epsilons_of(run, fixtures, str(so_far["norm"]))
-    return range(images_of(run, fixtures))
+    return run.indices(images_of(run, fixtures))
 
 
 def epsilons_of(run: Run, fixtures: Iterable[str], norm: str) -> tuple[str, ...]:
@@ -185,7 +185,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         image, model = about.get("image"), str(about.get("model"))
         if not isinstance(image, int):
             return (True, 0, 0)
-        return (False, order.get(model, len(order)), image // run.batch_sizes.get(model, 1))
+        return (False, order.get(model, len(order)), run.position(image) // run.batch_sizes.get(model, 1))
 
     items.sort(key=by_batch)
 
@@ -203,6 +203,6 @@ def batches_of(items: Iterable[pytest.Item], run: Run) -> set[tuple[str, str, st
             for model in models:
                 batch = run.batch_sizes[model]
                 whole = range(0, images_of(run, fixtures), batch)
-                firsts = [image // batch * batch] if isinstance(image, int) else whole
+                firsts = [run.position(image) // batch * batch] if isinstance(image, int) else whole
                 needed |= {(metric.name, model, norm, first) for norm in norms for first in firsts}
     return needed

@@ -48,7 +48,16 @@ class Measurements:
         # To the end of the last batch, and enough for the clean accuracy.
         longest = max(run.batch_sizes.values())
         count = min(run.test_images, max(run.accuracy_images, run.images + longest))
-        found = subject(run.sources[name], run.dataset_source, count, run.device, run.data_dir, run.image_size)
+        found = subject(
+            run.sources[name],
+            run.dataset_source,
+            count,
+            run.device,
+            run.data_dir,
+            run.image_size,
+            run.sampling,
+            run.seed,
+        )
         if found.digest != run.digests.get(name, found.digest):
             raise ValueError(
                 f"got another model from {run.sources[name].text!r} than the one that was looked at before the run, "
@@ -62,25 +71,30 @@ class Measurements:
         Raises:
             ValueError: for an index that is not loaded, or an unknown norm.
         """
-        count = len(self.subject(model).images.labels)
-        if not 0 <= image < count:
+        loaded = self.subject(model)
+        try:
+            position = loaded.position(image)
+        except KeyError:
+            count = len(loaded.images.labels)
+            if self.run.sample:
+                raise ValueError(f"got image {image}, expected one of the {count} that are sampled") from None
             more = f"; --images={image + 1} loads it" if image < self.run.test_images else ""
             raise ValueError(
                 f"got image {image}, expected 0 to {count - 1}: a dataset index of {self.run.dataset!r}{more}"
-            )
+            ) from None
         if norm not in NORMS:
             raise ValueError(f"got norm={norm!r}, {closest(norm, NORMS)}")
-        first = image // self.run.batch_sizes[model] * self.run.batch_sizes[model]
+        first = position // self.run.batch_sizes[model] * self.run.batch_sizes[model]
         columns, stored = self._columns(metric, model, norm, first)
         key = self._key(metric, model, norm, first)
         return image_row(
             metric.row,
-            {name: values[image - first] for name, values in columns.items()},
+            {name: values[position - first] for name, values in columns.items()},
             **{
                 **key.parameters,
                 "image": image,
                 "stored": stored,
-                "stored_at": f"{key.path().as_posix()}#{image - first}",
+                "stored_at": f"{key.path().as_posix()}#{position - first}",
             },
         )
 
@@ -130,7 +144,7 @@ class Measurements:
             images=model.images.images[rows].to(model.device),
             labels=model.images.labels[rows].to(model.device),
             norm=key.norm,  # type: ignore[arg-type]  # one of NORMS
-            indices=range(key.first, key.last),
+            indices=[model.images.index(position) for position in range(key.first, key.last)],
             seed=key.seed,
             parameters=key.parameters,
             needed={

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -51,7 +51,7 @@ class Batch:
     images: Tensor
     labels: Tensor
     norm: Norm
-    indices: range
+    indices: Sequence[int]
     seed: int
     parameters: Mapping[str, Any]
     needed: Mapping[str, Mapping[str, Tensor]]

@@ -17,7 +17,8 @@ SUITE = Path(robustness_tests.__file__).parent
 CERTIFY = ("auto", "off", "require")
 EFFORTS = ("quick", "default", "thorough")
 PRECISIONS = ("float32", "tf32", "bf16")
-"""Both as in the metrics, which are not imported here: that would import torch."""
+SAMPLES = ("first", "stratified", "random")
+"""As in the metrics and in `subjects.sampling`, which are not imported here: that would import torch or numpy."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,7 @@ OPTIONS_OF = {
             details="The same forms as `--model`. Give the same model twice to leave out the comparison.",
         ),
         Option("dataset", "digits", f"The test images: {', '.join((*DATASETS, *DATASET_FORMS))}", "DATASET"),
-        Option(
-            "images", "", "Number of test images, from the first on", "N", usual="100; cifar10-sample 60; --quick 20"
-        ),
+        Option("images", "", "Number of test images", "N", usual="100; cifar10-sample 60; --quick 20"),
         Option(
             "image-size",
             "",
@@ -81,6 +80,14 @@ OPTIONS_OF = {
             details="`224` resizes the shorter side to 224 pixels and keeps the central square. `256/224` resizes "
             "it to 256 and keeps the central 224x224 pixels. `224x320` resizes to this height and width. Without the "
             "option, the size is that of `torchvision:`, `timm:` and `hf:` models, and the header shows it.",
+        ),
+        Option(
+            "sample",
+            "first",
+            f"Which test images are taken: {', '.join(SAMPLES)}",
+            "HOW",
+            details="`random` draws them with the seed of the run, and `stratified` also takes the classes in turn. "
+            "Use one of these where a file is sorted by class. Images keep their dataset indices and seeds.",
         ),
         Option("norms", "linf,l2", f"Norms of the perturbations, separated by commas: {', '.join(NORMS)}", "NORMS"),
         Option(

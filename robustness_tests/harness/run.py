@@ -1,6 +1,6 @@
 """The options of a run, and facts about its models and data, as one frozen value. Imports no torch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,8 @@ class Options:
         sources: where the models come from, by name.
         dataset_source: where the dataset comes from.
         data_dir: folder of datasets and checkpoints that have names.
-        images: number of test images, the first ones of the dataset.
+        images: number of test images.
+        sampling: which images are taken: "first", "stratified" or "random".
         image_size: what pictures are brought to; None for what the models state, or no change. In a `Run`, what counts.
         clever_radius: radius of CLEVER's ball for each norm for which it was given.
         effort: the budget for each image: "quick" (for a first look, not for a release), "default" or "thorough".
@@ -64,6 +65,7 @@ class Options:
     dataset_source: Source
     data_dir: Path
     images: int
+    sampling: str
     image_size: ImageSize | None
     clever_radius: Mapping[str, float]
     effort: str
@@ -86,6 +88,7 @@ class Run(Options):
 
     Attributes:
         test_images: number of images in the test split: `images` is at most this, and dataset indices are below it.
+        sample: dataset indices of the images of the run, in order; empty if they are the first ones.
         values: number of values of an image: channels x height x width.
         clever_radius: radius of CLEVER's ball for each norm.
         batch_sizes: number of images measured together, for each model.
@@ -96,12 +99,21 @@ class Run(Options):
     """
 
     test_images: int
+    sample: tuple[int, ...]
     values: int
     batch_sizes: Mapping[str, int]
     digests: Mapping[str, str]
     remarks: tuple[str, ...]
     class_names: tuple[str, ...]
     image_digests: tuple[str, ...]
+
+    def indices(self, count: int) -> Sequence[int]:
+        """The dataset indices of the first `count` images of the run."""
+        return self.sample[:count] if self.sample else range(count)
+
+    def position(self, image: int) -> int:
+        """The position in the run of the image with this dataset index."""
+        return self.sample.index(image) if self.sample else image
 
     @property
     def models(self) -> tuple[str, ...]:

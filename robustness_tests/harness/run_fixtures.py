@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import pytest
@@ -38,9 +39,9 @@ def baseline(run: Run) -> Baseline:
 
 
 @pytest.fixture(scope="session")
-def images(run: Run) -> range:
+def images(run: Run) -> Sequence[int]:
     """The dataset indices of this run's images."""
-    return range(run.images)
+    return run.indices(run.images)
 
 
 @pytest.fixture(scope="session")

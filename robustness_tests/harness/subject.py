@@ -1,7 +1,7 @@
 """The model under test, with the images that it is tested on."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from robustness_tests.subjects.catalog import MODELS
-from robustness_tests.subjects.datasets import load_dataset
+from robustness_tests.subjects.datasets import load_dataset, order_for
 from robustness_tests.subjects.image_size import ImageSize
 from robustness_tests.subjects.images import Images
 from robustness_tests.subjects.models import check_bundled, load_model, model_digest
@@ -47,12 +47,24 @@ class Subject:
             # A copy: a network may work in place.
             return self.network(images.to(self.device, copy=True)).cpu()
 
-    def right(self, count: int) -> list[bool]:
-        """Whether each of the first `count` images is classified correctly."""
+    @functools.cached_property
+    def _positions(self) -> Mapping[int, int]:
+        return {self.images.index(position): position for position in range(len(self.images.labels))}
+
+    def position(self, index: int) -> int:
+        """The position, among the images that are loaded, of the one with this dataset index.
+
+        Raises:
+            KeyError: if it is not loaded.
+        """
+        return self._positions[index]
+
+    def right(self, count: int) -> dict[int, bool]:
+        """Whether each of the first `count` images is classified correctly, by dataset index."""
         labels = self.images.labels[:count]
         logits = torch.cat([self.logits(batch) for batch in self.images.images[:count].split(100)])
-        found: list[bool] = (logits.argmax(dim=1) == labels).tolist()
-        return found
+        found = (logits.argmax(dim=1) == labels).tolist()
+        return {self.images.index(position): right for position, right in enumerate(found)}
 
     def prediction(self, image: Tensor) -> tuple[int, float]:
         """The predicted class of one image, shape (C, H, W), and its softmax probability."""
@@ -61,11 +73,11 @@ class Subject:
 
     def image(self, index: int) -> Tensor:
         """The image of a dataset index, shape (C, H, W)."""
-        return self.images.images[index]
+        return self.images.images[self.position(index)]
 
     def label(self, index: int) -> int:
         """The class of a dataset index."""
-        return int(self.images.labels[index])
+        return int(self.images.labels[self.position(index)])
 
 
 class Counted(nn.Module):
@@ -85,10 +97,17 @@ class Counted(nn.Module):
 
 @functools.cache
 def subject(
-    source: Source, dataset: Source, count: int, device: str, data_dir: Path, size: ImageSize | None = None
+    source: Source,
+    dataset: Source,
+    count: int,
+    device: str,
+    data_dir: Path,
+    size: ImageSize | None = None,
+    sampling: str = "first",
+    seed: int = 0,
 ) -> Subject:
     """A model and the first `count` images of its dataset, loaded once in a process."""
-    images, where = _images(dataset, data_dir, count, size), resolve_device(device)
+    images, where = _images(dataset, data_dir, count, size, sampling, seed), resolve_device(device)
     with reproducible():
         network = load_model(source, data_dir, where)
     with reproducible():
@@ -101,5 +120,5 @@ def subject(
 
 
 @functools.cache
-def _images(dataset: Source, data_dir: Path, count: int, size: ImageSize | None) -> Images:
-    return load_dataset(dataset, data_dir, count, size)
+def _images(dataset: Source, data_dir: Path, count: int, size: ImageSize | None, sampling: str, seed: int) -> Images:
+    return load_dataset(dataset, data_dir, count, size, order_for(sampling, seed))

@@ -11,13 +11,20 @@ import torch
 
 from robustness_tests.subjects.catalog import DATASETS
 from robustness_tests.subjects.image_size import ImageSize
-from robustness_tests.subjects.images import Images, from_object, images_and_labels
+from robustness_tests.subjects.images import Images, Order, from_object, images_and_labels
 from robustness_tests.subjects.named_datasets import hugging_face_dataset, torchvision_dataset
 from robustness_tests.subjects.objects import attribute_of, one_line
+from robustness_tests.subjects.sampling import order_of
 from robustness_tests.subjects.sources import CORRUPTIONS, Source
 
 
-def load_dataset(source: Source, data_dir: Path, count: int | None = None, size: ImageSize | None = None) -> Images:
+def load_dataset(
+    source: Source,
+    data_dir: Path,
+    count: int | None = None,
+    size: ImageSize | None = None,
+    order: Order | None = None,
+) -> Images:
     """Load the first `count` images of the test split of a dataset, or all.
 
     Args:
@@ -25,24 +32,30 @@ def load_dataset(source: Source, data_dir: Path, count: int | None = None, size:
         data_dir: folder of CIFAR-10 and CIFAR-10-C; missing files are downloaded to it.
         count: number of images to load; digits are always loaded completely.
         size: what pictures are brought to; None leaves them as they are. Arrays and tensors are never resized.
+        order: the order in which images are taken; as they are if None.
 
     Raises:
         ValueError: if the images cannot be read, or are not what `images_and_labels` expects.
     """
     loaders: dict[str, Callable[[], Images]] = {
-        "bundled": lambda: bundled_images(source.name, count),
-        "cifar10": lambda: cifar10(data_dir, count),
-        "cifar10-c": lambda: cifar10_c(source.location, data_dir, count),
-        "npz": lambda: npz(Path(source.location), count),
-        "folder": lambda: _folder(Path(source.location), count, size),
-        "torchvision": lambda: torchvision_dataset(source.location, data_dir, count, size),
-        "hf": lambda: hugging_face_dataset(source.location, data_dir, count, size),
-        "object": lambda: from_object(attribute_of(source), count, size),
+        "bundled": lambda: bundled_images(source.name, count, order),
+        "cifar10": lambda: cifar10(data_dir, count, order),
+        "cifar10-c": lambda: cifar10_c(source.location, data_dir, count, order),
+        "npz": lambda: npz(Path(source.location), count, order),
+        "folder": lambda: _folder(Path(source.location), count, size, order),
+        "torchvision": lambda: torchvision_dataset(source.location, data_dir, count, size, order),
+        "hf": lambda: hugging_face_dataset(source.location, data_dir, count, size, order),
+        "object": lambda: from_object(attribute_of(source), count, size, order),
     }
     return loaders[source.kind]()
 
 
-def bundled_images(name: str, count: int | None = None) -> Images:
+def order_for(sample: str, seed: int) -> Order | None:
+    """The order of a sample, see `subjects.sampling`; None for the order of the dataset."""
+    return None if sample == "first" else lambda labels: order_of(labels, sample, seed)
+
+
+def bundled_images(name: str, count: int | None = None, order: Order | None = None) -> Images:
     """The test split of a bundled dataset.
 
     Raises:
@@ -54,9 +67,10 @@ def bundled_images(name: str, count: int | None = None) -> Images:
     """
     card = DATASETS[name]
     if not card.sha256:
-        return digits("test")
+        found = digits("test")
+        return found if order is None else images_and_labels(found.images, found.labels, None, order)
     card.check_file()
-    return replace(npz(card.file, count), class_names=card.class_names)
+    return replace(npz(card.file, count, order), class_names=card.class_names)
 
 
 def digits(split: str) -> Images:
@@ -79,7 +93,7 @@ def digits(split: str) -> Images:
     return Images(images[chosen].contiguous(), labels[chosen])
 
 
-def cifar10(data_dir: Path, count: int | None = None, *, train: bool = False) -> Images:
+def cifar10(data_dir: Path, count: int | None = None, order: Order | None = None, *, train: bool = False) -> Images:
     """The 10,000 test images of CIFAR-10 (Krizhevsky 2009), from torchvision; downloaded to `data_dir` if missing.
 
     With `train`, the 50,000 training images instead.
@@ -103,16 +117,19 @@ def cifar10(data_dir: Path, count: int | None = None, *, train: bool = False) ->
             f"got no valid CIFAR-10 file {missing}, and no download ({one_line(error)}): unpack {CIFAR10.filename} "
             "in that folder, or give --data-dir=DIR"
         ) from error
-    return images_and_labels(dataset.data, np.asarray(dataset.targets), count)
+    return images_and_labels(dataset.data, np.asarray(dataset.targets), count, order)
 
 
-def cifar10_c(corruption_and_severity: str, data_dir: Path, count: int | None = None) -> Images:
+def cifar10_c(
+    corruption_and_severity: str, data_dir: Path, count: int | None = None, order: Order | None = None
+) -> Images:
     """The 10,000 images of one corruption and severity of CIFAR-10-C (Hendrycks & Dietterich 2019).
 
     Args:
         corruption_and_severity: "fog:3", for example.
         data_dir: folder that contains the folder CIFAR-10-C; RobustBench downloads it if it is missing.
         count: number of images to load; all of them if None.
+        order: the order in which they are taken; as they are if None.
 
     Raises:
         ValueError: if the files are missing and cannot be downloaded; the message says where to put them.
@@ -136,7 +153,9 @@ def cifar10_c(corruption_and_severity: str, data_dir: Path, count: int | None = 
     except (OSError, ValueError, EOFError) as error:
         raise ValueError(f"got a file of {corrupted} that cannot be read: {one_line(error)}") from error
     rows = slice((int(severity) - 1) * 10_000, int(severity) * 10_000)
-    return images_and_labels(images[rows], labels[rows] if len(labels) == len(images) else labels[:10_000], count)
+    return images_and_labels(
+        images[rows], labels[rows] if len(labels) == len(images) else labels[:10_000], count, order
+    )
 
 
 def common_corruptions(data_dir: Path, count: int) -> Iterator[tuple[str, Images]]:
@@ -148,7 +167,7 @@ def common_corruptions(data_dir: Path, count: int) -> Iterator[tuple[str, Images
                     yield corruption, cifar10_c(f"{corruption}:{severity}", data_dir, count)
 
 
-def npz(file: Path, count: int | None = None) -> Images:
+def npz(file: Path, count: int | None = None, order: Order | None = None) -> Images:
     """The arrays `images` and `labels` of a file that `numpy.savez` or `savez_compressed` wrote.
 
     Raises:
@@ -167,10 +186,10 @@ def npz(file: Path, count: int | None = None) -> Images:
         ) from error
     if images is None or labels is None:
         raise ValueError(f"got arrays {', '.join(map(repr, names))} in {file.name}, expected 'images' and 'labels'")
-    return images_and_labels(images, labels, count)
+    return images_and_labels(images, labels, count, order)
 
 
-def _folder(path: Path, count: int | None, size: ImageSize | None) -> Images:
+def _folder(path: Path, count: int | None, size: ImageSize | None, order: Order | None) -> Images:
     from robustness_tests.subjects.image_folder import image_folder  # noqa: PLC0415  # torchvision is slow to import
 
-    return image_folder(path, count, size)
+    return image_folder(path, count, size, order)

@@ -5,18 +5,21 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 
+import numpy as np
 import PIL.Image
 import torch
 from torch import Tensor
 from torchvision.datasets import ImageFolder
 
 from robustness_tests.subjects.image_size import ImageSize
-from robustness_tests.subjects.images import Images, as_bytes
+from robustness_tests.subjects.images import Images, Order, as_bytes, taken
 from robustness_tests.subjects.objects import one_line
 from robustness_tests.subjects.pixels import Pixels, WrongImageError
 
 
-def image_folder(path: Path, count: int | None = None, size: ImageSize | None = None) -> Images:
+def image_folder(
+    path: Path, count: int | None = None, size: ImageSize | None = None, order: Order | None = None
+) -> Images:
     """Load the images of a folder with torchvision's ImageFolder, as RGB, each when it is asked for.
 
     Classes are numbered by the file `classes.txt` of the folder (a name in each line, from class 0 on), or by the names
@@ -28,6 +31,7 @@ def image_folder(path: Path, count: int | None = None, size: ImageSize | None = 
         path: the folder.
         count: number of images to load; all of them if None.
         size: what the images are brought to; None leaves them as they are, and then all must have the same size.
+        order: the order in which they are taken, from the one above; that one if None.
 
     Raises:
         ValueError: if there are no images, or `classes.txt` does not fit. An image that cannot be read, or has another
@@ -41,21 +45,22 @@ def image_folder(path: Path, count: int | None = None, size: ImageSize | None = 
             "for each class"
         ) from error
     files = [file for file, _ in dataset.samples]
-    order = _in_turn(dataset.targets)[:count]
+    turns = _in_turn(dataset.targets)
+    rows, indices = taken(np.asarray(dataset.targets)[turns], count, order)
 
-    def load(row: int) -> Tensor:
-        file = files[order[row]]
+    def load(position: int) -> Tensor:
+        file = files[turns[rows[position]]]
         try:
             with PIL.Image.open(file) as picture:
                 return as_bytes(picture if picture.mode[0] in "IF" else picture.convert("RGB"), size)
         except (OSError, ValueError, SyntaxError) as error:
             raise WrongImageError(f"got an image {file} that cannot be read: {one_line(error)}") from error
 
-    labels = torch.tensor([dataset.targets[row] for row in order])
+    labels = torch.tensor([dataset.targets[turns[row]] for row in rows])
     names = {number: name for name, number in dataset.class_to_idx.items()}
     largest = max(*names, *dataset.targets)
     known = tuple(names.get(number, "") for number in range(largest + 1))
-    return Images(Pixels(load, len(order)), labels, len(dataset.targets), largest, known)
+    return Images(Pixels(load, len(rows)), labels, len(dataset.targets), largest, known, indices)
 
 
 def _numbers(path: Path, names: Sequence[str]) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """Images in [0, 1] with their classes, from arrays and datasets of any usual form."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,7 @@ class Images:
         split_size: how many images the split has; None if these are all.
         known_largest: the largest label of the split, as far as labels are known without loading images.
         class_names: names of the classes, for image folders and bundled datasets; empty for others.
+        indices: the dataset index of each image; None if they are the first ones, in order.
     """
 
     images: Tensor | Pixels
@@ -39,6 +40,11 @@ class Images:
     split_size: int | None = None
     known_largest: int = 0
     class_names: tuple[str, ...] = ()
+    indices: tuple[int, ...] | None = None
+
+    def index(self, position: int) -> int:
+        """The dataset index of the image at a position."""
+        return position if self.indices is None else self.indices[position]
 
     @property
     def largest_label(self) -> int:
@@ -59,13 +65,28 @@ class Images:
         return digest.hexdigest()
 
 
-def images_and_labels(images: Any, labels: Any, count: int | None = None) -> Images:
+Order = Callable[[NDArray[np.int64]], Sequence[int]]
+"""From the labels of all images to their dataset indices, in the order in which they are taken."""
+
+
+def taken(
+    labels: NDArray[np.int64], count: int | None, order: Order | None
+) -> tuple[Sequence[int], tuple[int, ...] | None]:
+    """The rows that are taken, and `Images.indices`: the first `count` rows without an order."""
+    if order is None:
+        return range(len(labels))[:count], None
+    rows = tuple(order(labels))[:count]
+    return rows, rows
+
+
+def images_and_labels(images: Any, labels: Any, count: int | None = None, order: Order | None = None) -> Images:
     """Convert arrays or tensors of images and labels to the form that the metrics expect.
 
     Args:
         images: uint8 in 0 to 255, shape (N, H, W, C) or (N, H, W); or floating-point in [0, 1], shape (N, C, H, W).
         labels: class numbers from 0 on, shape (N,).
         count: number of images to convert, from the first on; all of them if None.
+        order: the order in which they are taken; as they are if None.
 
     Raises:
         ValueError: for an unsupported type, shape or range; the message says what to do.
@@ -76,14 +97,16 @@ def images_and_labels(images: Any, labels: Any, count: int | None = None) -> Ima
     """
     arrays = [_array(one) for one in (images, labels)]
     total = checked_labels(arrays[1], len(arrays[0]) if arrays[0].ndim else 0)
-    some, chosen = arrays[0][:count], arrays[1][:count].astype(np.int64)
+    rows, indices = taken(arrays[1], count, order)
+    which = slice(0, len(rows)) if indices is None else np.asarray(rows)
+    some, chosen = arrays[0][which], arrays[1][which].astype(np.int64)
     of_bytes = some.dtype == np.uint8
     if not of_bytes and some.dtype not in (np.float16, np.float32, np.float64):
         raise ValueError(f"got images of {some.dtype}, expected uint8 in 0 to 255, or floating-point numbers in [0, 1]")
     some = _with_channels_last(some) if of_bytes else _with_channels_first(some)
     values = torch.from_numpy(some.copy())  # a contiguous copy: a file may be mapped into memory
     scaled = values.float().div(255) if of_bytes else values.float()
-    return Images(scaled.contiguous(), torch.from_numpy(chosen), total, int(arrays[1].max()))
+    return Images(scaled.contiguous(), torch.from_numpy(chosen), total, int(arrays[1].max()), indices=indices)
 
 
 def _array(values: Any) -> NDArray[Any]:
@@ -147,7 +170,9 @@ def _with_channels_first(images: NDArray[Any]) -> NDArray[Any]:
     return images
 
 
-def from_object(found: Any, count: int | None = None, size: ImageSize | None = None) -> Images:
+def from_object(
+    found: Any, count: int | None = None, size: ImageSize | None = None, order: Order | None = None
+) -> Images:
     """Load a user's dataset: images and labels, or a `torch.utils.data.Dataset` of pairs (image, label).
 
     Images and labels are a pair, or a mapping with the keys "images" and "labels".
@@ -156,14 +181,15 @@ def from_object(found: Any, count: int | None = None, size: ImageSize | None = N
         found: the dataset.
         count: number of images to load, from the first on; all of them if None.
         size: what PIL images are brought to; None leaves them as they are. Arrays and tensors are never resized.
+        order: the order in which they are taken; as they are if None. With it, all labels of a Dataset are read.
 
     Raises:
         ValueError: if it is neither, or one of its items raises.
     """
     if isinstance(found, Mapping) and found.keys() >= {"images", "labels"}:
-        return images_and_labels(found["images"], found["labels"], count)
+        return images_and_labels(found["images"], found["labels"], count, order)
     if isinstance(found, tuple | list) and len(found) == 2 and _is_of_numbers(found[1]):
-        return images_and_labels(found[0], found[1], count)
+        return images_and_labels(found[0], found[1], count, order)
     if not hasattr(found, "__getitem__") or not hasattr(found, "__len__") or isinstance(found, str):
         raise ValueError(
             f"got a dataset of {type(found).__name__}, expected a pair (images, labels) of arrays or tensors, or a "
@@ -176,17 +202,21 @@ def from_object(found: Any, count: int | None = None, size: ImageSize | None = N
     def item(row: int) -> Images:
         return _item(found, row, size)
 
-    pixels = Pixels(lambda row: item(row).images[0], total if count is None else min(count, total))
-    if not item(0).images[0].equal(pixels[0]):
+    whole = Pixels(lambda row: item(row).images[0], total)
+    if not item(0).images[0].equal(whole[0]):
         raise ValueError(
             "got two different images from item 0 of the dataset, expected the same each time: leave out what is "
             "random in its transform"
         )
+    # Only an order needs the labels of all items.
+    numbers = [0] * total if order is None else [int(item(row).labels) for row in range(total)]
+    rows, indices = taken(np.asarray(numbers), count, order)
+    pixels = Pixels(lambda position: item(rows[position]).images[0], len(rows))
     labels = []
-    for row in range(len(pixels)):
-        pixels[row]  # its shape is that of the first
+    for position, row in enumerate(rows):
+        pixels[position]  # its shape is that of the first
         labels.append(item(row).labels)
-    return Images(pixels, torch.cat(labels), total)
+    return Images(pixels, torch.cat(labels), total, indices=indices)
 
 
 def _item(found: Any, row: int, size: ImageSize | None) -> Images:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from robustness_tests.subjects.catalog import closest
 from robustness_tests.subjects.image_size import ImageSize
-from robustness_tests.subjects.images import Images, as_bytes, checked_labels
+from robustness_tests.subjects.images import Images, Order, as_bytes, checked_labels, taken
 from robustness_tests.subjects.objects import one_line
 from robustness_tests.subjects.optional import optional
 from robustness_tests.subjects.pixels import Pixels, WrongImageError
@@ -40,7 +40,9 @@ OF_TORCHVISION: Mapping[str, Mapping[str, Any]] = {
 """Classification datasets of torchvision, and what selects their test images."""
 
 
-def torchvision_dataset(name: str, data_dir: Path, count: int | None, size: ImageSize | None) -> Images:
+def torchvision_dataset(
+    name: str, data_dir: Path, count: int | None, size: ImageSize | None, order: Order | None
+) -> Images:
     """The test images of a dataset of torchvision, downloaded to `data_dir` if they are not there.
 
     Raises:
@@ -68,10 +70,12 @@ def torchvision_dataset(name: str, data_dir: Path, count: int | None, size: Imag
     if labels is None:
         labels = [found[row][1] for row in range(len(found))]
     names = [str(one[0] if isinstance(one, tuple) else one) for one in getattr(found, "classes", ())]
-    return _pictures(lambda row: found[row][0], labels, count, size, names)
+    return _pictures(lambda row: found[row][0], labels, count, size, order, names)
 
 
-def hugging_face_dataset(location: str, data_dir: Path, count: int | None, size: ImageSize | None) -> Images:
+def hugging_face_dataset(
+    location: str, data_dir: Path, count: int | None, size: ImageSize | None, order: Order | None
+) -> Images:
     """The images of a split of a dataset of Hugging Face: NAME:SPLIT, or NAME:SPLIT:IMAGES:LABELS with the columns.
 
     NAME is that of a dataset in the hub, or a folder of `save_to_disk` or of files that the library reads.
@@ -100,7 +104,7 @@ def hugging_face_dataset(location: str, data_dir: Path, count: int | None, size:
     if missing := [column for column in (pictures, labels) if column not in found.features]:
         raise ValueError(f"got column {missing[0]!r}, {closest(missing[0], list(found.features))}")
     names = getattr(found.features[labels], "names", ())
-    return _pictures(lambda row: found[row][pictures], found[labels], count, size, names)
+    return _pictures(lambda row: found[row][pictures], found[labels], count, size, order, names)
 
 
 def _columns(features: Mapping[str, Any]) -> tuple[str, str]:
@@ -113,12 +117,20 @@ def _columns(features: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _pictures(
-    load: Callable[[int], Any], labels: Any, count: int | None, size: ImageSize | None, names: Sequence[str]
+    load: Callable[[int], Any],
+    labels: Any,
+    count: int | None,
+    size: ImageSize | None,
+    order: Order | None,
+    names: Sequence[str],
 ) -> Images:
     numbers = np.asarray(list(labels))
     total = checked_labels(numbers, len(numbers))
 
-    def pixels(row: int) -> Tensor:
+    rows, indices = taken(numbers, count, order)
+
+    def pixels(position: int) -> Tensor:
+        row = rows[position]
         try:
             picture = load(row)
             if not isinstance(picture, Image):
@@ -127,5 +139,5 @@ def _pictures(
         except Exception as error:  # libraries, and damaged files
             raise WrongImageError(f"got an image {row} that cannot be read: {one_line(error)}") from error
 
-    some = numbers[:count].astype(np.int64)
-    return Images(Pixels(pixels, len(some)), torch.from_numpy(some), total, int(numbers.max()), tuple(names))
+    some = torch.tensor([int(numbers[row]) for row in rows])
+    return Images(Pixels(pixels, len(rows)), some, total, int(numbers.max()), tuple(names), indices)

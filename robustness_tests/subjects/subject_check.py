@@ -44,6 +44,7 @@ class CheckedSubjects:
         class_names: names of the classes, for image folders and bundled datasets; empty for others.
         image_digests: short digests of the images of the run, in order; empty if models and dataset are all bundled.
         image_size: what pictures are brought to; None for no change.
+        sample: dataset indices of the images of the run, in order; empty if they are the first ones.
     """
 
     test_images: int
@@ -55,6 +56,7 @@ class CheckedSubjects:
     class_names: tuple[str, ...] = ()
     image_digests: tuple[str, ...] = ()
     image_size: ImageSize | None = None
+    sample: tuple[int, ...] = ()
 
     def to_json(self) -> str:
         """As text, for another process."""
@@ -64,7 +66,7 @@ class CheckedSubjects:
     def from_json(text: str) -> "CheckedSubjects":
         """From the text of `to_json`."""
         fields = json.loads(text)
-        lists = {name: tuple(fields[name]) for name in ("remarks", "class_names", "image_digests")}
+        lists = {name: tuple(fields[name]) for name in ("remarks", "class_names", "image_digests", "sample")}
         return CheckedSubjects(**{**fields, **lists, "image_size": _size(fields["image_size"])})
 
 
@@ -90,6 +92,8 @@ def check_subjects(
     device: str,
     data_dir: Path,
     size: ImageSize | None = None,
+    sampling: str = "first",
+    seed: int = 0,
 ) -> CheckedSubjects:
     """Check the models and dataset of a run: bundled ones against the catalog, others in a separate process.
 
@@ -100,11 +104,14 @@ def check_subjects(
         device: "auto", "cpu", "cuda" or "cuda:N".
         data_dir: folder of named datasets and RobustBench checkpoints.
         size: what pictures are brought to, if the user states it.
+        sampling: which images are taken: "first", "stratified" or "random".
+        seed: seed of a sample.
 
     Raises:
         WrongSubjectError: for the first model or dataset that cannot be tested.
     """
-    if size is None and dataset.kind == "bundled" and all(source.kind == "bundled" for source in models.values()):
+    plain = size is None and sampling == "first"
+    if plain and dataset.kind == "bundled" and all(source.kind == "bundled" for source in models.values()):
         for option, source in models.items():
             try:
                 MODELS[source.location, source.name].check_weights()
@@ -127,6 +134,8 @@ def check_subjects(
         "device": device,
         "data_dir": str(data_dir),
         "size": None if size is None else asdict(size),
+        "sampling": sampling,
+        "seed": seed,
     }
     return _check_in_a_process(request)
 
@@ -180,7 +189,7 @@ def check_request(request: dict[str, Any]) -> CheckedSubjects:
         WrongSubjectError: for the first model or dataset that cannot be tested.
     """
     # Not at the top: the controller imports this module, but must not import torch.
-    from robustness_tests.subjects.datasets import load_dataset  # noqa: PLC0415
+    from robustness_tests.subjects.datasets import load_dataset, order_for  # noqa: PLC0415
     from robustness_tests.subjects.model_check import MAX_ACCURACY_IMAGES, CheckedModel, check_network  # noqa: PLC0415
     from robustness_tests.subjects.models import load_model, model_digest  # noqa: PLC0415
     from robustness_tests.subjects.onnx_file import check_against_onnxruntime  # noqa: PLC0415
@@ -192,7 +201,8 @@ def check_request(request: dict[str, Any]) -> CheckedSubjects:
     given = _size(request["size"])
     size = given or _size_of_models({option: Source(**fields) for option, fields in request["models"].items()})
     with _told_by("dataset"):
-        images = load_dataset(dataset, data_dir, max(MAX_ACCURACY_IMAGES, request["images"]), size)
+        order = order_for(request["sampling"], request["seed"])
+        images = load_dataset(dataset, data_dir, max(MAX_ACCURACY_IMAGES, request["images"]), size, order)
         height, width = images.images[0].shape[1:]
     if given is not None and not given.fits(height, width):
         raise WrongSubjectError(
@@ -224,18 +234,23 @@ def check_request(request: dict[str, Any]) -> CheckedSubjects:
                     f"got two different models from two calls of {source.attribute}(), expected the same weights: load "
                     "them, or seed what is random"
                 )
+    run_labels = images.labels[: request["images"]].tolist()
     return CheckedSubjects(
         test_images=images.total,
         values=images.images[0].numel(),
         clever_radius=_clever_radius(dataset, list(checked.values())),
         batch_sizes={name: _batch_size(one.multiplications) for name, one in checked.items()},
         digests=digests,
-        remarks=(*remarks, *_remarks(images.labels[: request["images"]].tolist(), images.class_names)),
+        remarks=(
+            *remarks,
+            *_remarks(images.labels[: request["images"]].tolist(), images.class_names, images.largest_label + 1),
+        ),
         class_names=images.class_names,
         image_digests=tuple(
             images.digest(slice(index, index + 1))[:8] for index in range(min(request["images"], len(images.labels)))
         ),
         image_size=size,
+        sample=() if images.indices is None else images.indices[: request["images"]],
     )
 
 
@@ -303,14 +318,22 @@ def _batch_size(multiplications: int) -> int:
     return max(1, min(MAX_BATCH_SIZE, MULTIPLICATIONS_AT_ONCE // max(1, multiplications)))
 
 
-def _remarks(labels: list[int], class_names: tuple[str, ...]) -> list[str]:
+def _remarks(labels: list[int], class_names: tuple[str, ...], known: int) -> list[str]:
     remarks = []
     if class_names:
-        named = [f"{number} {name}" for number, name in enumerate(class_names) if name]
+        named = [
+            str(number) if name == str(number) else f"{number} {name}"
+            for number, name in enumerate(class_names)
+            if name
+        ]
         some, more = named[:12], f", and {len(named) - 12} more" if len(named) > 12 else ""
         remarks.append(f"classes: {', '.join(some)}{more}")
-    if len(labels) >= 10 and len(set(labels)) == 1:
+    # The number of classes among as many images that are drawn at random; all of them may be of the only known class.
+    known = max(known, 2)
+    expected = known * (1 - (1 - 1 / known) ** len(labels))
+    if len(labels) >= 10 and len(set(labels)) <= 0.5 * expected + 0.01:
         remarks.append(
-            f"all {len(labels)} images of this run are of class {labels[0]}: is the dataset sorted by class? Shuffle it"
+            f"the {len(labels)} images of this run are of {len(set(labels))} of the classes: is the dataset sorted by "
+            "class? --sample=stratified takes them in turn"
         )
     return remarks
