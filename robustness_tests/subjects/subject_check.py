@@ -241,10 +241,7 @@ def check_request(request: dict[str, Any]) -> CheckedSubjects:
         clever_radius=_clever_radius(dataset, list(checked.values())),
         batch_sizes={name: _batch_size(one.multiplications) for name, one in checked.items()},
         digests=digests,
-        remarks=(
-            *remarks,
-            *_remarks(images.labels[: request["images"]].tolist(), images.class_names, images.largest_label + 1),
-        ),
+        remarks=(*remarks, *_remarks(run_labels, images.class_names, images.largest_label + 1)),
         class_names=images.class_names,
         image_digests=tuple(
             images.digest(slice(index, index + 1))[:8] for index in range(min(request["images"], len(images.labels)))
