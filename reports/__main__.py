@@ -1,6 +1,7 @@
 """Recreate the reports from results.json, without running pytest: `python -m reports results.json`.
 
 With two or more files, compare the runs with the first one.
+`python -m reports mlflow results.json` logs a run to MLflow.
 """
 
 import argparse
@@ -10,12 +11,17 @@ from pathlib import Path
 
 from reports.comparison import CHANGES, RunComparison, comparison
 from reports.markdown import literal, summary, table
+from reports.mlflow import main as log_to_mlflow
 from reports.page import CSS, TEMPLATES, page
 from reports.results import DAMAGED, Results, load_results
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write HTML and Markdown. For a file that is not a results.json, print a one-line error and write nothing."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["mlflow"]:
+        log_to_mlflow(arguments[1:])
+        return
     parser = argparse.ArgumentParser(prog="python -m reports", description=__doc__.partition("\n\n")[0])
     parser.add_argument("results", nargs="+", help="results.json of a run; further ones are compared with the first")
     parser.add_argument(

@@ -288,6 +288,13 @@ def test_hugging_face_folder_is_the_model_with_its_normalisation(tmp_path):
     images = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
     wrapped, remarks = adapted(found, images)
     torch.testing.assert_close(wrapped(images), expected, rtol=1e-4, atol=1e-5)
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in ([0.4, 0.5, 0.6], [0.2, 0.3, 0.4]))
+    labels = expected.argmax(dim=1)
+    distances = [
+        adversarial_distance(one, images, labels, norm="l2", effort="quick", seed=range(4)).distance
+        for one in (wrapped, lambda given: model((given - mean) / std).logits)
+    ]
+    torch.testing.assert_close(*distances, rtol=1e-3, atol=1e-6)
     assert remarks == ("the logits are those in the ImageClassifierOutputWithNoAttention that the model returns",)
 
 
