@@ -26,6 +26,7 @@ RUN = Run(
     clever_radius={"linf": 0.25, "l2": 1.25, "l1": 6.0},
     effort="default",
     norms=("linf", "l2"),
+    deployed="",
     precision="float32",
     image_size=None,
     sampling="first",
@@ -82,7 +83,7 @@ def gathered(*found, collected=None):
 
 def everything(run=RUN):
     """A record of every property of the gate."""
-    return [model_record(name) for name in properties_of(run.baseline is not None)]
+    return [model_record(name) for name in properties_of(run.not_given)]
 
 
 def results_of(*records, run=RUN, status=0):

@@ -101,6 +101,7 @@ def facts(results: Results) -> dict[str, str]:
     return {
         "Candidate": _named(run["sources"], results.model),
         "Reference": _named(run["sources"], results.against) if results.against else "none",
+        **({"Deployed form": _named(run["sources"], run["deployed"])} if run.get("deployed") else {}),
         "Last release": f"{last['model']}, {_time(last['finished'])}, {last['file']}"
         if last
         else "none given (--baseline)",

@@ -2,7 +2,7 @@
 
 import ast
 import functools
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,10 +29,12 @@ class PropertyDoc:
     Attributes:
         claim: the first line of its docstring.
         about: the arguments of its mark: `concern`, and `feeds` if it feeds a part of the report.
+        asks_for: its fixtures.
     """
 
     claim: str
     about: dict[str, str]
+    asks_for: frozenset[str]
 
 
 @functools.cache
@@ -45,7 +47,14 @@ def property_docs() -> dict[str, PropertyDoc]:
     trees = [ast.parse(file.read_text(encoding="utf-8")) for file in files]
     functions = [node for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef)]
     tests = [node for node in functions if node.name.startswith("test_")]
-    return {node.name: PropertyDoc((ast.get_docstring(node) or "").partition("\n")[0], _about(node)) for node in tests}
+    return {
+        node.name: PropertyDoc(
+            (ast.get_docstring(node) or "").partition("\n")[0],
+            _about(node),
+            frozenset(argument.arg for argument in node.args.args),
+        )
+        for node in tests
+    }
 
 
 def _about(function: ast.FunctionDef) -> dict[str, str]:
@@ -56,10 +65,9 @@ def _about(function: ast.FunctionDef) -> dict[str, str]:
     return {}
 
 
-def properties_of(with_baseline: bool) -> frozenset[str]:  # noqa: FBT001  # as the run says it
-    """The names of all test functions in a run of the whole gate, with or without a last release."""
-    docs = property_docs().items()
-    return frozenset(name for name, doc in docs if with_baseline or doc.about.get("concern") != "release")
+def properties_of(not_given: Collection[str]) -> frozenset[str]:
+    """The names of all test functions in a run of the whole gate, but those that ask for what is not given."""
+    return frozenset(name for name, doc in property_docs().items() if not doc.asks_for.intersection(not_given))
 
 
 def in_words(property_name: str) -> str:

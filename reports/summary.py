@@ -98,9 +98,7 @@ def _number_first(text: str) -> tuple[float, str]:
 
 def untested(run: Run, records: Records) -> list[str]:
     """Properties of the gate that no test of this run was about."""
-    return sorted(
-        properties_of(run.baseline is not None) - {record.property_name for record in records.by_test.values()}
-    )
+    return sorted(properties_of(run.not_given) - {record.property_name for record in records.by_test.values()})
 
 
 def _notes(run: Run, records: Records, rows: Sequence[Row]) -> list[str]:
@@ -133,7 +131,7 @@ def _notes_of_baseline(baseline: Baseline, run: Run) -> list[str]:
     notes = []
     if baseline.verdict != "pass":
         notes.append(f"The last release itself has the verdict {baseline.verdict}.")
-    common = len({image for _, image in baseline.images if image < run.images})
+    common = len({image for _, image in baseline.images}.intersection(run.indices(run.images)))
     if common < run.images:
         notes.append(f"The last release has {common} of the {run.images} images: changes since then are of these.")
     return notes

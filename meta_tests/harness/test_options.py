@@ -183,7 +183,7 @@ def test_every_option_has_a_twin_and_the_command_line_wins(gate):
         "def test_run(run):\n"
         "    assert (run.model, run.against, run.dataset, run.images) == ('standard', 'robust', 'digits', 7)\n"
         "    assert (run.quick, run.norms, run.batch_sizes['standard'], run.device) == (True, ('l2',), 3, 'cpu')\n"
-        "    assert (run.certify, run.precision, run.sampling) == ('off', 'bf16', 'random')\n"
+        "    assert (run.certify, run.precision, run.sampling, run.deployed) == ('off', 'bf16', 'random', 'mlp')\n"
         "    assert (run.seed, run.results.name, run.fresh) == (5, 'elsewhere', True)\n"
         "    assert run.thresholds.confidence == 0.9\n"
         "    assert (run.clever_radius['l2'], run.data_dir.name) == (0.75, 'data')\n"
@@ -195,6 +195,7 @@ def test_every_option_has_a_twin_and_the_command_line_wins(gate):
 TWINS = {
     "model": "standard",
     "against": "robust",
+    "deployed": "mlp",
     "dataset": "digits",
     "data-dir": "data",
     "images": "9",

@@ -84,11 +84,13 @@ def checked_options(given: Mapping[str, Any], config: pytest.Config) -> Options:
     dataset = _checked("dataset", given["dataset"], lambda text: dataset_source(text, _folder("dataset", config)))
     model = _checked("model", given["model"], lambda text: model_source(text, dataset, _folder("model", config)))
     against = _reference(given["against"], model, dataset, config)
+    deployed = _deployed(given["deployed"], (model, against), dataset, config)
     return Options(
         model=model.name,
         against=against.name,
+        deployed=deployed.name if deployed else "",
         dataset=dataset.name,
-        sources={source.name: source for source in (model, against)},
+        sources={source.name: source for source in (model, against, deployed) if source},
         dataset_source=dataset,
         data_dir=_checked("data-dir", given["data-dir"], lambda text: _data_dir(text, config)),
         images=_checked("images", given["images"] or _default_images(dataset, effort), option_values.positive),
@@ -163,13 +165,13 @@ def _comparable(baseline: Baseline, run: Run) -> None:
 def _inspected(run: Options, config: pytest.Config) -> CheckedSubjects:
     if is_worker(config):
         return CheckedSubjects.from_json(worker_input(config)["robustness_subjects"])
-    options = {"model": run.model, "against": run.against}
+    options = {"model": run.model, "against": run.against, "deployed": run.deployed}
     capture = config.pluginmanager.getplugin("capturemanager")
     try:
         # Without capture: a download shows its progress on a terminal.
         with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
             return check_subjects(
-                {option: run.sources[name] for option, name in options.items()},
+                {option: run.sources[name] for option, name in options.items() if name},
                 run.dataset_source,
                 images=run.images,
                 device=run.device,
@@ -208,6 +210,15 @@ def _reference(text: str, model: Source, dataset: Source, config: pytest.Config)
     against = _checked("against", text, lambda word: model_source(word, dataset, _folder("against", config)))
     same = (against.kind, against.location, against.attribute) == (model.kind, model.location, model.attribute)
     return replace(against, name=f"{against.name}.reference") if against.name == model.name and not same else against
+
+
+def _deployed(text: str, others: tuple[Source, ...], dataset: Source, config: pytest.Config) -> Source | None:
+    """The form of the candidate that ships; `.deployed` is appended to a name that another model has."""
+    if not text:
+        return None
+    source = _checked("deployed", text, lambda word: model_source(word, dataset, _folder("deployed", config)))
+    taken = source.name in {other.name for other in others}
+    return replace(source, name=f"{source.name}.deployed") if taken and source.kind != "bundled" else source
 
 
 def _checked(name: str, given: Given, check: Callable[[Given], Value]) -> Value:

@@ -25,11 +25,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: object) -> list[pytest.Item] | None:
-    """Without a baseline, do not collect the suite's tests of it: every report would list them as skipped."""
+    """Do not collect the suite's tests of what is not given: every report would list them as skipped."""
     ours = collector.path.parent == Path(robustness_tests.__file__).parent
-    if not ours or not name.startswith("test_") or collector.config.stash[RUN].baseline is not None:
+    if not ours or not name.startswith("test_") or not callable(obj):
         return None
-    return [] if callable(obj) and "baseline" in inspect.signature(obj).parameters else None
+    return [] if collector.config.stash[RUN].not_given & set(inspect.signature(obj).parameters) else None
 
 
 def measures(fixtures: Iterable[str]) -> bool:

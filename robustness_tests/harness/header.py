@@ -13,7 +13,8 @@ def describe(run: Run) -> Sequence[str]:
     certified = {"auto": "", "off": ", nothing certified", "require": ", all certified"}[run.certify]
     budget = "quick: not for a release" if run.quick else f"{run.effort} effort"
     sampled = "" if run.sampling == "first" else f" ({run.sampling})"
-    subject = f"{named(run, run.model)}{comparison} on {named_dataset(run)}, {run.images} images{sampled}"
+    shipped = f", deployed as {named(run, run.deployed)}," if run.deployed else ""
+    subject = f"{named(run, run.model)}{comparison}{shipped} on {named_dataset(run)}, {run.images} images{sampled}"
     search = "" if run.precision == "float32" else f", attacks search in {run.precision}"
     radii = ", ".join(f"{norm} {run.clever_radius[norm]:g}" for norm in run.norms)
     unused, baseline = run.thresholds.others, run.baseline

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ from robustness_tests.harness.store import Key, Store
 from robustness_tests.harness.subject import Counted, Subject, subject
 from robustness_tests.subjects.catalog import NORMS, closest
 from robustness_tests.subjects.images import Images
+from robustness_tests.subjects.outputs import OneByOne
 from robustness_tests.subjects.reproducible import device_kind, reproducible
 
 Row = TypeVar("Row")
@@ -63,6 +65,8 @@ class Measurements:
                 f"got another model from {run.sources[name].text!r} than the one that was looked at before the run, "
                 "expected the same: has a file changed since, or is the factory random?"
             )
+        if name == run.deployed and name not in run.models:
+            return replace(found, network=OneByOne(found.network))
         return found
 
     def row(self, metric: Metric[Row], model: str, image: int, norm: str) -> Row:

@@ -69,6 +69,15 @@ OPTIONS_OF = {
             usual="standard on digits and cifar10-sample, and for robust on cifar10; else no comparison",
             details="The same forms as `--model`. Give the same model twice to leave out the comparison.",
         ),
+        Option(
+            "deployed",
+            "",
+            "The form of the candidate that ships, a quantised one for example",
+            "MODEL",
+            usual="none",
+            details="The same forms as `--model`. It needs no gradient: the adversarial examples of the candidate are "
+            "run on it. See [the form that ships](models_and_data.md#the-form-that-ships).",
+        ),
         Option("dataset", "digits", f"The test images: {', '.join((*DATASETS, *DATASET_FORMS))}", "DATASET"),
         Option("images", "", "Number of test images", "N", usual="100; cifar10-sample 60; --quick 20"),
         Option(

@@ -36,6 +36,7 @@ class Options:
     Attributes:
         model: name of the candidate, the model under release.
         against: name of the reference, the model that it has to beat; the same name means no comparison.
+        deployed: name of the form of the candidate that ships; empty for none.
         dataset: name of the dataset.
         sources: where the models come from, by name.
         dataset_source: where the dataset comes from.
@@ -60,6 +61,7 @@ class Options:
 
     model: str
     against: str
+    deployed: str
     dataset: str
     sources: Mapping[str, Source]
     dataset_source: Source
@@ -106,6 +108,11 @@ class Run(Options):
     remarks: tuple[str, ...]
     class_names: tuple[str, ...]
     image_digests: tuple[str, ...]
+
+    @property
+    def not_given(self) -> set[str]:
+        """The fixtures whose tests are left out, because the options do not ask for them."""
+        return {name for name in ("baseline", "deployed") if not getattr(self, name)}
 
     def indices(self, count: int) -> Sequence[int]:
         """The dataset indices of the first `count` images of the run."""

@@ -61,10 +61,12 @@ class Subject:
 
     def right(self, count: int) -> dict[int, bool]:
         """Whether each of the first `count` images is classified correctly, by dataset index."""
-        labels = self.images.labels[:count]
+        return {image: predicted == self.label(image) for image, predicted in self.predictions(count).items()}
+
+    def predictions(self, count: int) -> dict[int, int]:
+        """The predicted class of each of the first `count` images, by dataset index."""
         logits = torch.cat([self.logits(batch) for batch in self.images.images[:count].split(100)])
-        found = (logits.argmax(dim=1) == labels).tolist()
-        return {self.images.index(position): right for position, right in enumerate(found)}
+        return {self.images.index(position): predicted for position, predicted in enumerate(logits.argmax(1).tolist())}
 
     def prediction(self, image: Tensor) -> tuple[int, float]:
         """The predicted class of one image, shape (C, H, W), and its softmax probability."""

@@ -22,6 +22,8 @@ SCALARS = {
     ("certified_distance", "least_ratio"): "certified_ratio",
     ("informative_gradients", "tolerance"): "gradient_tolerance",
     ("convergence", "tolerance"): "convergence",
+    ("deployed", "least_agreement"): "deployed_agreement",
+    ("deployed", "tolerance"): "deployed_tolerance",
     ("smoothed_radius", "sigma"): "smoothing_sigma",
     ("baseline", "median"): "baseline_median",
     ("baseline", "share"): "baseline_share",
@@ -50,6 +52,8 @@ class Thresholds:
         gradient_tolerance: `informative_gradients.tolerance`.
         certified_ratio: `certified_distance.least_ratio`.
         convergence: `convergence.tolerance`.
+        deployed_agreement: `deployed.least_agreement`.
+        deployed_tolerance: `deployed.tolerance`.
         baseline_median: `baseline.median`.
         baseline_share: `baseline.share`.
         robust_accuracy: `robust_accuracy`: dataset, norm, epsilon as written, least share.
@@ -71,6 +75,8 @@ class Thresholds:
     gradient_tolerance: float
     certified_ratio: float
     convergence: float
+    deployed_agreement: float
+    deployed_tolerance: float
     baseline_median: float
     baseline_share: float
     robust_accuracy: Mapping[str, Mapping[str, Mapping[str, float]]]

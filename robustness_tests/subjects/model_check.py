@@ -64,23 +64,49 @@ def check_network(network: nn.Module, images: Images, device: torch.device) -> C
     check_model(network)
     _check_weights(network)
     few, labels = images.images[:CHECKED_IMAGES].to(device), images.labels[:CHECKED_IMAGES].to(device)
-    logits = _called(network, few)
-    if isinstance(logits, Tensor) and logits.dim() == 2:
-        _check_classes(logits.shape[1], images)
-    check_logits(logits, labels)
-    checked_logits(Passes(network, len(few), device), few, labels, torch.arange(len(few), device=device))
-    _check_one(_called(network, few[:1]), logits)
+    logits = _checked_outputs(network, few, labels, images)
     _check_gradient(network, few, labels)
     right = _check_accuracy(network, images, device, logits.shape[1])
     return CheckedModel(_linear_distances(network, images, right, device), _multiplications(network, few[:1]))
 
 
+def check_deployed(network: nn.Module, images: Images, device: torch.device) -> None:
+    """Check the form of a model that ships: all that `check_network` checks, but the weights and the gradient.
+
+    Layers that are not quantised must be in evaluation mode. Quantised ones have no other.
+
+    Raises:
+        ValueError: for the first check that fails.
+    """
+    for name, module in network.named_modules():
+        if module.training and name and not _is_quantised(module) and not list(module.children()):
+            raise ValueError(f"got layer {name!r} in training mode, expected evaluation mode: call model.eval()")
+    few, labels = images.images[:CHECKED_IMAGES].to(device), images.labels[:CHECKED_IMAGES].to(device)
+    logits = _checked_outputs(network, few, labels, images)
+    _check_accuracy(network, images, device, logits.shape[1])
+
+
+def _checked_outputs(network: nn.Module, few: Tensor, labels: Tensor, images: Images) -> Tensor:
+    """The logits of a few images, after a check that they are logits, deterministic, and independent of the batch."""
+    logits = _called(network, few)
+    if isinstance(logits, Tensor) and logits.dim() == 2:
+        _check_classes(logits.shape[1], images)
+    check_logits(logits, labels)
+    checked_logits(Passes(network, len(few), few.device), few, labels, torch.arange(len(few), device=few.device))
+    _check_one(_called(network, few[:1]), logits)
+    return logits
+
+
+def _is_quantised(module: nn.Module) -> bool:
+    return ".quantized." in f"{type(module).__module__}."
+
+
 def _check_quantised(network: nn.Module) -> None:
     for name, module in network.named_modules():
-        if ".quantized." in f"{type(module).__module__}." and not isinstance(module, nn.Sequential):
+        if _is_quantised(module) and not isinstance(module, nn.Sequential):
             raise ValueError(
                 f"got a quantised layer {name!r} ({type(module).__name__}), through which no gradient goes, expected "
-                "the network before quantisation: measure that one"
+                "the network before quantisation: --model takes that one, and --deployed this one"
             )
 
 

@@ -32,6 +32,19 @@ class Adapted(nn.Module):
         return torch.cat([torch.zeros_like(one), one], dim=1)
 
 
+class OneByOne(nn.Module):
+    """A network that gets one image at a time: a dynamically quantised one takes its scales from the whole batch."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.training = False
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images in [0, 1], shape (N, C, H, W), to logits (N, K)."""
+        return torch.cat([self.network(image) for image in images.split(1)])
+
+
 def logits_of(output: Any) -> Any:
     """The logits of an output: its attribute or its item `logits`, or the output itself.
 

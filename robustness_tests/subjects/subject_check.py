@@ -190,10 +190,10 @@ def check_request(request: dict[str, Any]) -> CheckedSubjects:
     """
     # Not at the top: the controller imports this module, but must not import torch.
     from robustness_tests.subjects.datasets import load_dataset, order_for  # noqa: PLC0415
-    from robustness_tests.subjects.model_check import MAX_ACCURACY_IMAGES, CheckedModel, check_network  # noqa: PLC0415
+    from robustness_tests.subjects.model_check import MAX_ACCURACY_IMAGES, CheckedModel, check_deployed, check_network  # noqa: PLC0415
     from robustness_tests.subjects.models import load_model, model_digest  # noqa: PLC0415
     from robustness_tests.subjects.onnx_file import check_against_onnxruntime  # noqa: PLC0415
-    from robustness_tests.subjects.outputs import adapted  # noqa: PLC0415
+    from robustness_tests.subjects.outputs import OneByOne, adapted  # noqa: PLC0415
     from robustness_tests.subjects.reproducible import reproducible, resolve_device  # noqa: PLC0415
 
     data_dir, device = Path(request["data_dir"]), resolve_device(request["device"])
@@ -215,7 +215,7 @@ def check_request(request: dict[str, Any]) -> CheckedSubjects:
     remarks: list[str] = []
     for option, fields in request["models"].items():
         source = Source(**fields)
-        if source.name in checked:
+        if source.name in digests:
             continue
         with _told_by(option), reproducible():
             loaded = load_model(source, data_dir, device)
@@ -224,7 +224,10 @@ def check_request(request: dict[str, Any]) -> CheckedSubjects:
             remarks += [f"{source.name}: {remark}" for remark in of_model]
             if source.kind == "onnx":
                 check_against_onnxruntime(Path(source.location), loaded, images.images[:8].to(device))
-            checked[source.name] = check_network(network, images, device)
+            if option == "deployed":
+                check_deployed(OneByOne(network), images, device)
+            else:
+                checked[source.name] = check_network(network, images, device)
             digests[source.name] = model_digest(source, network, images, device)
             # Weights of a file are the same every time; a function may be random.
             again = load_model(source, data_dir, device) if source.kind == "object" else None
