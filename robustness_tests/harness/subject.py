@@ -65,7 +65,8 @@ class Subject:
 
     def predictions(self, count: int) -> dict[int, int]:
         """The predicted class of each of the first `count` images, by dataset index."""
-        logits = torch.cat([self.logits(batch) for batch in self.images.images[:count].split(100)])
+        batches = (self.images.images[first : min(first + 100, count)] for first in range(0, count, 100))
+        logits = torch.cat([self.logits(batch) for batch in batches])
         return {self.images.index(position): predicted for position, predicted in enumerate(logits.argmax(1).tolist())}
 
     def prediction(self, image: Tensor) -> tuple[int, float]:
