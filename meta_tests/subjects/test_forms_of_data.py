@@ -18,6 +18,8 @@ from robustness_tests.subjects.preprocessing import normalisation_of, of_image_p
 from robustness_tests.subjects.sources import Source, dataset_source, model_source
 
 SIZES = ((40, 61), (33, 32), (200, 100), (32, 32))
+ODD = (*SIZES, (427, 640), (56, 32))
+"""Also sizes of which a crop has an odd margin."""
 
 
 def picture(row, height=40, width=61):
@@ -43,7 +45,7 @@ def test_pictures_for_torchvision_are_those_of_its_transforms(name, tmp_path):
     """Pixel by pixel, up to the rounding of the normalisation."""
     size = preprocessing_of(Source("torchvision", f"torchvision:{name}", name, name))
     transform = models.get_model_weights(name).DEFAULT.transforms()
-    for row, (height, width) in enumerate(SIZES):
+    for row, (height, width) in enumerate(ODD):
         mine = as_bytes(picture(row, height, width), size).float() / 255
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (transform.mean, transform.std))
         torch.testing.assert_close((mine - mean) / std, transform(picture(row, height, width)))
@@ -57,7 +59,7 @@ def test_pictures_for_timm_are_those_of_its_transforms(name):
     card = timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
     transform = timm.data.create_transform(**card)
     mean, std = (torch.tensor(card[one]).view(3, 1, 1) for one in ("mean", "std"))
-    for row, (height, width) in enumerate(SIZES):
+    for row, (height, width) in enumerate(ODD):
         mine = as_bytes(picture(row, height, width), size).float() / 255
         torch.testing.assert_close((mine - mean) / std, transform(picture(row, height, width)))
 
@@ -83,7 +85,7 @@ def test_pictures_for_hugging_face_are_those_of_its_processor(case):
     processor = getattr(transformers, name)(**given)
     card = processor.to_dict()
     size, (mean, std) = of_image_processor(card), normalisation_of(card)
-    for row, (height, width) in enumerate(SIZES):
+    for row, (height, width) in enumerate(ODD):
         mine = as_bytes(picture(row, height, width), size).float() / 255
         mean_of, std_of = (torch.tensor(values).view(-1, 1, 1) for values in (mean, std))
         theirs = processor(picture(row, height, width), return_tensors="pt").pixel_values[0]
@@ -100,7 +102,7 @@ def test_a_processor_that_does_more_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"an image processor of .* that does more than to resize, crop"):
         preprocessing_of(source)
     transformers.ViTImageProcessor(size={"height": 30, "width": 30}).save_pretrained(tmp_path)
-    assert preprocessing_of(source) == ImageSize((30, 30))
+    assert preprocessing_of(source) == ImageSize((30, 30), rounded=False)
 
 
 @pytest.mark.parametrize(
@@ -249,6 +251,11 @@ def test_hugging_face_dataset_on_disk(tmp_path):
         assert found.images[1].mul(255).round().to(torch.uint8).equal(as_bytes(picture(1, 12, 10), None))
     with pytest.raises(ValueError, match="got no split 'train' of"):
         load("hf:saved:train", tmp_path)
+    one._split = datasets.Split.TRAIN  # noqa: SLF001  # as load_dataset(..., split="train") leaves it
+    one.save_to_disk(tmp_path / "alone")
+    assert load("hf:alone:train", tmp_path).total == 5
+    with pytest.raises(ValueError, match=r"got no split 'test' of .* \(the folder is the split 'train'\)"):
+        load("hf:alone:test", tmp_path)
     with pytest.raises(ValueError, match=r"got column 'picutre', .*did you mean 'picture'"):
         load("hf:saved:test:picutre:kind", tmp_path)
     datasets.DatasetDict(
@@ -266,21 +273,148 @@ def test_wrong_name_of_a_hugging_face_dataset(text, tmp_path):
 
 
 RANDOM = """
-    import torch
+    import os, random
+    import numpy, torch
+    from PIL import Image
 
     class Flipped(torch.utils.data.Dataset):
         def __len__(self):
-            return 4
+            return 40
 
         def __getitem__(self, row):
-            return torch.rand(1, 4, 4), row % 2
+            generator = torch.Generator().manual_seed(row)
+            image = 0.1 + 0.15 * torch.rand(1, 16, 16, generator=generator) + 0.3 * (row % 3)
+            return self.changed(image, row), row % 3
+
+        def changed(self, image, row):
+            return image
+
+    class Rarely(Flipped):
+        def changed(self, image, row):
+            return image + 0.01 * random.random() * (row == 37)
+
+    class ByProcess(Flipped):
+        def changed(self, image, row):
+            return image + 1e-4 * (os.getpid() % 100) * (row == 5)
+
+    class Halves(Flipped):
+        def __getitem__(self, row):
+            image, label = super().__getitem__(row)
+            return image, label + 0.5
+
+    class Mixed(Flipped):
+        mode = "RGB"
+        def __getitem__(self, row):
+            image, label = super().__getitem__(row)
+            picture = Image.fromarray((image[0] * 255).byte().numpy())
+            return picture.convert(self.mode) if row == 20 else picture, label
+
+    class Dark(Mixed):
+        def __getitem__(self, row):
+            image, label = Flipped.__getitem__(self, row)
+            return Image.new("L", (16, 16), 1) if row == 3 else Image.fromarray((image[0] * 255).byte().numpy()), label
+
+    class Endless(Flipped):
+        def __len__(self):
+            return 10**13
 """
 
 
-def test_dataset_with_a_random_transform_is_refused(tmp_path):
+@pytest.fixture
+def mine(tmp_path):
     (tmp_path / "mine.py").write_text(textwrap.dedent(RANDOM))
-    with pytest.raises(ValueError, match="got two different images from item 0 of the dataset"):
-        load("mine.py:Flipped", tmp_path)
+    (tmp_path / "net.py").write_text(textwrap.dedent(CUT))
+    return tmp_path
+
+
+def test_dataset_with_a_random_transform_is_refused(mine):
+    """Even if one of its images is random only."""
+    with pytest.raises(ValueError, match=r"got two different datasets when 'mine\.py:Rarely'") as caught:
+        looked_at("net.py:net", "mine.py:Rarely", mine)
+    assert caught.value.option == "dataset"
+    assert looked_at("net.py:net", "mine.py:Flipped", mine).image_size is None
+
+
+def test_another_image_than_the_one_that_was_looked_at(gate):
+    """An image that depends on the process: the message is about the dataset, not about the model."""
+    (gate.folder / "mine.py").write_text(textwrap.dedent(RANDOM))
+    (gate.folder / "net.py").write_text(textwrap.dedent(CUT))
+    few = ("--quick", "--images=8", "--batch-size=4", "--norms=linf", "--certify=off")
+    result = gate("-n0", "--model=net.py:net", "--dataset=mine.py:ByProcess", *few)
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(
+        ["*got another image 5 from 'mine.py:ByProcess' than the one that was looked at before*"]
+    )
+
+
+def test_labels_that_are_no_whole_numbers(mine):
+    with pytest.raises(ValueError, match=r"got ValueError for item 0 of the dataset \(the label 0.5\)"):
+        load("mine.py:Halves", mine, 4)
+
+
+def test_grey_and_coloured_pictures(mine):
+    """Grey ones stay grey, one that is dark is no mistake, and one with colours among grey ones is."""
+    assert load("mine.py:Dark", mine, 10).images[:].shape == (10, 1, 16, 16)
+    assert load("mine.py:Mixed", mine, 10).images[:].shape == (10, 1, 16, 16)
+    with pytest.raises(ValueError, match=r"it has colours \(RGB\), and the first 16 are grey: convert all to RGB"):
+        load("mine.py:Mixed", mine)
+    assert load("mine.py:Endless", mine, 3).total == 10**13
+
+
+def test_other_files_and_unusual_pictures_of_a_folder(tmp_path):
+    folder = pictures(tmp_path / "jpegs", each=2)
+    picture(0, 33, 32).save(folder / "cat/7.gif")
+    picture(1, 33, 32).convert("L").save(folder / "dog/8.jfif", format="JPEG")
+    (folder / "owl/notes.txt").write_text("no picture")
+    (folder / "owl/.DS_Store").write_bytes(b"")
+    found = load("folder:jpegs", tmp_path, None, image_size("16"))
+    assert (found.total, found.images[:].shape) == (8, (8, 3, 16, 16))
+    assert found.remarks == ("1 files that are no pictures are left out: .txt",)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"cat\ncat\ndog\nowl", "got 'cat' twice in .*classes.txt, expected the name of each class once"),
+        (b"cat\n\ndog\nowl", "got an empty line 2 in .*classes.txt"),
+        ("caf\u00e9\ncat".encode("latin-1"), "got a file .*classes.txt that cannot be read as UTF-8"),
+        (b"\xef\xbb\xbfowl\r\ncat\r\ndog\r\n\r\n", ""),
+    ],
+    ids=["twice", "empty line", "latin-1", "BOM and CRLF"],
+)
+def test_lists_of_classes(tmp_path, content, message):
+    folder = pictures(tmp_path / "jpegs", each=1)
+    (folder / "classes.txt").write_bytes(content)
+    if message:
+        with pytest.raises(ValueError, match=message):
+            load("folder:jpegs", tmp_path)
+    else:
+        assert load("folder:jpegs", tmp_path).class_names == ("owl", "cat", "dog")
+
+
+def test_a_bad_picture_is_told_as_the_dataset(tmp_path):
+    (tmp_path / "net.py").write_text(textwrap.dedent(CUT))
+    levels(tmp_path / "jpegs")
+    (tmp_path / "jpegs/1/00.jpg").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"got an image .*00\.jpg that cannot be read") as caught:
+        looked_at("net.py:net", "folder:jpegs", tmp_path, "16")
+    assert caught.value.option == "dataset"
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("preprocessor_config.json", "{", "that is no JSON"),
+        ("preprocessor_config.json", "[]", "without an object"),
+        ("preprocessor_config.json", '{"size": 8, "image_mean": 0, "image_std": 1}', "that transformers does not load"),
+        ("preprocessor_config.json", '{"image_processor_type": "Foo", "size": 8}', "got image_mean None"),
+    ],
+)
+def test_damaged_processors(tmp_path, file, content, message):
+    pytest.importorskip("transformers")
+    (tmp_path / file).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        preprocessing_of(Source("hf", "hf:saved", "saved", str(tmp_path)))
 
 
 def looked_at(model, dataset, folder, size=None, sampling="first"):

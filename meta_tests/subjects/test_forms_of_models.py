@@ -14,7 +14,7 @@ from robustness_tests import Classifier
 from robustness_tests.subjects.datasets import digits
 from robustness_tests.subjects.model_check import check_network
 from robustness_tests.subjects.models import load_model
-from robustness_tests.subjects.onnx_file import check_against_onnxruntime
+from robustness_tests.subjects.onnx_file import check_against_onnxruntime, check_not_quantised
 from robustness_tests.subjects.outputs import adapted
 from robustness_tests.subjects.sources import dataset_source, model_source
 
@@ -317,3 +317,65 @@ def test_hugging_face_without_network_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match=r"got no preprocessor_config\.json of 'owner/name', expected the image"):
         network("hf:owner/name", tmp_path)
+
+
+def test_hugging_face_model_without_its_head(tmp_path):
+    """transformers would make one with random weights."""
+    transformers = pytest.importorskip("transformers")
+    hugging_face(tmp_path / "saved")
+    config = transformers.AutoConfig.from_pretrained(tmp_path / "saved")
+    transformers.ResNetModel(config).save_pretrained(tmp_path / "saved")
+    with pytest.raises(ValueError, match=r"got no weights 'classifier.1.bias' in .*, which would be random"):
+        network("hf:saved", tmp_path)
+
+
+def test_a_lazy_layer_is_refused(tmp_path):
+    (tmp_path / "lazy.py").write_text(
+        "from torch import nn\nnet = nn.Sequential(nn.Flatten(), nn.LazyLinear(10)).eval()\n"
+    )
+    with pytest.raises(ValueError, match=r"got a lazy layer without weights \('1.weight'\)"):
+        network("lazy.py:net", tmp_path)
+
+
+def onnx_file(folder, kind, shape, nodes):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnx2pytorch")
+    inputs = [onnx.helper.make_tensor_value_info(name, kind, shape) for name in ("x", "z")[: len(nodes)]]
+    made = [onnx.helper.make_node(*node) for node in nodes]
+    given = [onnx.helper.make_tensor_value_info("y", kind, shape)]
+    graph = onnx.helper.make_graph(made, "odd", inputs, given)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, folder / "net.onnx")
+    return folder / "net.onnx"
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "message"),
+    [
+        (10, ["n", 1, 8, 8], r"got an ONNX input of tensor\(float16\), expected float32 images"),
+        (1, ["n", 8, 8, 1], r"got an ONNX input of shape .*, expected \(N, 1, 8, 8\), channels first"),
+        (1, ["n", 64], r"got an ONNX input of shape .*, expected \(N, 1, 8, 8\), channels first"),
+    ],
+    ids=["float16", "channels last", "flat"],
+)
+def test_inputs_of_an_onnx_file(tmp_path, kind, shape, message):
+    path = onnx_file(tmp_path, kind, shape, [("Identity", ["x"], ["y"])])
+    with pytest.raises(ValueError, match=message):
+        check_against_onnxruntime(path, good(), digits("test").images[:2])
+
+
+def test_a_quantised_onnx_file(tmp_path):
+    path = onnx_file(tmp_path, 1, ["n", 1, 8, 8], [("DynamicQuantizeLinear", ["x"], ["y", "s", "o"])])
+    with pytest.raises(ValueError, match=r"got a quantised layer .*DynamicQuantizeLinear.*, and --deployed this one"):
+        check_not_quantised(path)
+
+
+def test_class_numbers_are_no_logit():
+    class Classes(nn.Module):
+        def forward(self, images):
+            return good()(images).argmax(dim=1)
+
+    found, remarks = adapted(Classes().eval(), digits("test").images[:3])
+    assert remarks == ()
+    with pytest.raises(ValueError, match="got model output"):
+        check_network(found, digits("test"), CPU)

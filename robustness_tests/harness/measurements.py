@@ -43,6 +43,7 @@ class Measurements:
         self.store = Store(run.measurements, run.started, fresh=run.fresh)
         self._batches: dict[tuple[str, str, str, int], tuple[dict[str, Tensor], bool]] = {}
         self._keys: dict[tuple[str, str, str, int], Key] = {}
+        self._seen: set[int] = set()
 
     def subject(self, name: str) -> Subject:
         """The model of this name, on the run's dataset and device."""
@@ -60,6 +61,8 @@ class Measurements:
             run.sampling,
             run.seed,
         )
+        # The digest of a model contains its logits of these images.
+        self._check_images(found.images, 0, 4)
         if found.digest != run.digests.get(name, found.digest):
             raise ValueError(
                 f"got another model from {run.sources[name].text!r} than the one that was looked at before the run, "
@@ -120,6 +123,7 @@ class Measurements:
 
     def _new_key(self, metric: Metric[Any], name: str, norm: str, first: int) -> Key:
         model = self.subject(name)
+        self._check_images(model.images, first, first + self.run.batch_sizes[name])
         last = min(first + self.run.batch_sizes[name], len(model.images.labels))
         return Key(
             metric=metric.name,
@@ -137,6 +141,22 @@ class Measurements:
             device=device_kind(model.device),
             torch=torch.__version__,
         )
+
+    def _check_images(self, images: Images, first: int, last: int) -> None:
+        """Refuse images that are not those of the check before the run.
+
+        Raises:
+            ValueError: if one is not.
+        """
+        for position in range(first, min(last, len(self.run.image_digests))):
+            looked_at = self.run.image_digests[position]
+            if position not in self._seen and not images.digest(slice(position, position + 1)).startswith(looked_at):
+                raise ValueError(
+                    f"got another image {images.index(position)} from {self.run.dataset_source.text!r} than the one "
+                    "that was looked at before the run, expected the same: is its transform random, or has a file "
+                    "changed?"
+                )
+            self._seen.add(position)
 
     def _measure(
         self, metric: Metric[Any], key: Key, needed: Mapping[str, Mapping[str, Tensor]]

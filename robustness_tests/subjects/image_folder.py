@@ -10,6 +10,7 @@ import PIL.Image
 import torch
 from torch import Tensor
 from torchvision.datasets import ImageFolder
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from robustness_tests.subjects.image_size import ImageSize
 from robustness_tests.subjects.images import Images, Order, as_bytes, taken
@@ -38,7 +39,7 @@ def image_folder(
             size than the first, raises it when it is asked for.
     """
     try:
-        dataset = _VisibleFolder(str(path))
+        dataset = _VisibleFolder(str(path), is_valid_file=_is_picture)
     except (OSError, RuntimeError) as error:
         raise ValueError(
             f"got a folder {path.name} without images ({one_line(error)}), expected one subfolder of image files "
@@ -52,7 +53,7 @@ def image_folder(
         file = files[turns[rows[position]]]
         try:
             with PIL.Image.open(file) as picture:
-                return as_bytes(picture if picture.mode[0] in "IF" else picture.convert("RGB"), size)
+                return as_bytes(picture, size)
         except (OSError, ValueError, SyntaxError) as error:
             raise WrongImageError(f"got an image {file} that cannot be read: {one_line(error)}") from error
 
@@ -60,15 +61,49 @@ def image_folder(
     names = {number: name for name, number in dataset.class_to_idx.items()}
     largest = max(*names, *dataset.targets)
     known = tuple(names.get(number, "") for number in range(largest + 1))
-    return Images(Pixels(load, len(rows)), labels, len(dataset.targets), largest, known, indices)
+    return Images(
+        Pixels(load, len(rows)),
+        labels,
+        len(dataset.targets),
+        largest,
+        known,
+        indices,
+        pictures=True,
+        remarks=_left_out(path),
+    )
+
+
+EXTENSIONS = (*IMG_EXTENSIONS, ".avif", ".gif", ".jfif", ".jp2")
+"""The ends of the names of pictures."""
+
+
+def _is_picture(file: str) -> bool:
+    return file.lower().endswith(EXTENSIONS)
+
+
+def _left_out(path: Path) -> tuple[str, ...]:
+    """A remark on visible files in the folders of classes that are no pictures."""
+    files = [file for file in path.glob("*/**/*") if file.is_file() and file.name[0] != "."]
+    others = [file.suffix or file.name for file in files if not _is_picture(file.name)]
+    if not others:
+        return ()
+    kinds = ", ".join(sorted(set(others))[:5])
+    return (f"{len(others)} files that are no pictures are left out: {kinds}",)
 
 
 def _numbers(path: Path, names: Sequence[str]) -> dict[str, int]:
     """The class number of each subfolder."""
     listed = path / "classes.txt"
     if listed.is_file():
-        lines = [line.strip() for line in listed.read_text(encoding="utf-8").splitlines()]
-        numbers = {line: number for number, line in enumerate(lines) if line}
+        try:
+            lines = [line.strip() for line in listed.read_text(encoding="utf-8-sig").rstrip().splitlines()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"got a file {listed} that cannot be read as UTF-8: {one_line(error)}") from error
+        if "" in lines or len(set(lines)) < len(lines):
+            twice = next((line for line in lines if lines.count(line) > 1 and line), "")
+            what = f"{twice!r} twice" if twice else f"an empty line {lines.index('') + 1}"
+            raise ValueError(f"got {what} in {listed}, expected the name of each class once, from class 0 on")
+        numbers = {line: number for number, line in enumerate(lines)}
         unknown = [name for name in names if name not in numbers]
         if unknown:
             raise ValueError(

@@ -17,17 +17,13 @@ class ImageSize:
         resize: the new length of the shorter side; or the new height and width.
         crop: height and width of the part at the centre that is kept; empty for all.
         interpolation: one of `INTERPOLATIONS`, with antialiasing, as Pillow does it.
+        rounded: whether the offset of the crop is rounded, as in torchvision and timm, or cut off, as in transformers.
     """
 
     resize: tuple[int, ...]
     crop: tuple[int, ...] = ()
     interpolation: str = "bilinear"
-
-    def fits(self, height: int, width: int) -> bool:
-        """Whether an image of these sides can have been brought to this size."""
-        if len(self.resize) == 1 and not self.crop:
-            return min(height, width) == self.resize[0]
-        return (height, width) == (self.crop or self.resize)
+    rounded: bool = True
 
     def __str__(self) -> str:
         resized = f"shorter side {self.resize[0]}" if len(self.resize) == 1 else f"{self.resize[0]}x{self.resize[1]}"

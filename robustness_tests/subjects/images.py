@@ -13,7 +13,7 @@ from torch import Tensor
 
 from robustness_tests.subjects.image_size import ImageSize
 from robustness_tests.subjects.objects import one_line
-from robustness_tests.subjects.pixels import Pixels
+from robustness_tests.subjects.pixels import Pixels, WrongImageError
 
 MAX_LABEL = 10**6
 """Largest label that is accepted: no classifier has that many classes."""
@@ -33,6 +33,8 @@ class Images:
         known_largest: the largest label of the split, as far as labels are known without loading images.
         class_names: names of the classes, for image folders and bundled datasets; empty for others.
         indices: the dataset index of each image; None if they are the first ones, in order.
+        pictures: whether they are pictures, which are resized, and not arrays or tensors.
+        remarks: what a user should know about the dataset.
     """
 
     images: Tensor | Pixels
@@ -41,6 +43,8 @@ class Images:
     known_largest: int = 0
     class_names: tuple[str, ...] = ()
     indices: tuple[int, ...] | None = None
+    pictures: bool = False
+    remarks: tuple[str, ...] = ()
 
     def index(self, position: int) -> int:
         """The dataset index of the image at a position."""
@@ -129,7 +133,8 @@ def checked_labels(labels: NDArray[Any], images: int) -> int:
             f"got {images} images and labels of shape {labels.shape}, expected one label per image, 1 or more images"
         )
     if labels.dtype.kind not in "iu":
-        raise ValueError(f"got labels of {labels.dtype}, expected whole numbers: labels.astype('int64')")
+        hint = ": labels.astype('int64')" if labels.dtype.kind == "f" else ", one for each class, from 0 on"
+        raise ValueError(f"got labels of {labels.dtype}, expected whole numbers{hint}")
     if int(labels.min()) < 0 or int(labels.max()) > MAX_LABEL:
         raise ValueError(f"got labels from {int(labels.min())} to {int(labels.max())}, expected class numbers from 0")
     return len(labels)
@@ -144,7 +149,8 @@ def _with_channels_last(images: NDArray[Any]) -> NDArray[Any]:
         raise ValueError(
             f"got uint8 images of shape {images.shape}, expected (N, H, W, C) or (N, H, W), channels last{hint}"
         )
-    if int(images.max()) == 1:
+    # A single image may well be dark.
+    if len(images) > 1 and int(images.max()) == 1:
         raise ValueError("got uint8 images of 0 and 1 only, expected 0 to 255: store them as float32 in [0, 1]")
     return images.transpose(0, 3, 1, 2)
 
@@ -199,52 +205,74 @@ def from_object(
     if not total:
         raise ValueError("got a dataset of no images, expected 1 or more")
 
-    def item(row: int) -> Images:
-        return _item(found, row, size)
+    first, _ = _pair(found, 0)
+    mode = mode_of(lambda row: _pair(found, row)[0], total) if isinstance(first, Image) else "RGB"
 
-    whole = Pixels(lambda row: item(row).images[0], total)
-    if not item(0).images[0].equal(whole[0]):
-        raise ValueError(
-            "got two different images from item 0 of the dataset, expected the same each time: leave out what is "
-            "random in its transform"
-        )
+    def image(row: int) -> Tensor:
+        value, _ = _pair(found, row)
+        if isinstance(value, Image):
+            return as_bytes(value, size, mode)
+        return images_and_labels(_array(value)[None], np.zeros(1, np.int64)).images[0]
+
     # Only an order needs the labels of all items.
-    numbers = [0] * total if order is None else [int(item(row).labels) for row in range(total)]
-    rows, indices = taken(np.asarray(numbers), count, order)
-    pixels = Pixels(lambda position: item(rows[position]).images[0], len(rows))
+    known = np.empty(0, np.int64) if order is None else np.asarray([_pair(found, row)[1] for row in range(total)])
+    rows, indices = (range(total)[:count], None) if order is None else taken(known, count, order)
+    pixels = Pixels(lambda position: _read(image, rows[position]), len(rows))
     labels = []
     for position, row in enumerate(rows):
         pixels[position]  # its shape is that of the first
-        labels.append(item(row).labels)
-    return Images(pixels, torch.cat(labels), total, indices=indices)
+        labels.append(_pair(found, row)[1])
+    numbers = np.asarray(labels)
+    checked_labels(numbers, len(numbers))
+    chosen = torch.from_numpy(numbers.astype(np.int64))
+    return Images(pixels, chosen, total, indices=indices, pictures=isinstance(first, Image))
 
 
-def _item(found: Any, row: int, size: ImageSize | None) -> Images:
-    """One image with its label."""
+def _pair(found: Any, row: int) -> tuple[Any, int]:
+    """An image, as it is, and its class."""
     try:
         image, label = found[row]
         number = int(label)
-        pixels = as_bytes(image, size) if isinstance(image, Image) else image
+        if number != float(label):
+            raise ValueError(f"the label {label}")  # noqa: TRY301  # told as below
+        return (image if isinstance(image, Image | Tensor) else np.asarray(image)), number
     except Exception as error:  # code of the user
         raise ValueError(
             f"got {type(error).__name__} for item {row} of the dataset ({one_line(error)}), expected a pair "
             "(image, label) of a tensor and a class number"
         ) from error
-    if isinstance(pixels, Tensor) and pixels.dtype == torch.uint8 and isinstance(image, Image):
-        return images_and_labels(pixels.permute(1, 2, 0)[None], np.asarray([number]))
-    return images_and_labels(_array(pixels)[None], np.asarray([number]))
 
 
-def as_bytes(picture: Image, size: ImageSize | None) -> Tensor:
-    """A picture at the size of the run: uint8, shape (C, H, W); RGB, or one channel if it is grey.
+def _read(image: Callable[[int], Tensor], row: int) -> Tensor:
+    try:
+        return image(row)
+    except ValueError as error:
+        raise WrongImageError(f"{error} (item {row} of the dataset)") from error
+
+
+LOOKED_AT = 16
+"""Pictures that decide whether those of a dataset are grey."""
+
+
+def mode_of(picture: Callable[[int], Image], count: int) -> str:
+    """The mode of a dataset: L if its first pictures are grey, else RGB, because photographs are often mixed."""
+    modes = {picture(row).mode for row in range(min(count, LOOKED_AT))}
+    return "L" if modes <= {"1", "L", "LA"} else "RGB"
+
+
+def as_bytes(picture: Image, size: ImageSize | None, mode: str = "RGB") -> Tensor:
+    """A picture at the size of the run: uint8, shape (C, H, W), with three channels, or one for the mode "L".
 
     Raises:
-        ValueError: for more than 8 bits for each channel, or a crop that is larger than the picture.
+        ValueError: for more than 8 bits for each channel, a picture with colours where all should be grey, or a crop
+            that is larger than the picture.
     """
     if picture.mode[0] in "IF":
         raise ValueError(f"it has {picture.mode} values, of more than 8 bits, expected 8 bits for each channel")
-    if picture.mode not in ("L", "RGB"):
-        picture = picture.convert("RGB")
+    if mode == "L" and picture.mode not in ("1", "L", "LA"):
+        raise ValueError(f"it has colours ({picture.mode}), and the first {LOOKED_AT} are grey: convert all to RGB")
+    if picture.mode != mode:
+        picture = picture.convert(mode)
     if size is not None:
         picture = resized(picture, size)
     values = torch.from_numpy(np.array(picture))
@@ -270,8 +298,12 @@ def resized(picture: Image, size: ImageSize) -> Image:
     if not size.crop:
         return picture
     if size.crop[0] > height or size.crop[1] > width:
-        raise ValueError(f"got a picture of {height}x{width} pixels, expected {size.crop[0]}x{size.crop[1]} or more")
-    top, left = (round((whole - part) / 2) for whole, part in zip((height, width), size.crop, strict=True))
+        raise ValueError(
+            f"got a picture that is {height}x{width} pixels after resizing, expected {size.crop[0]}x{size.crop[1]} or "
+            "more for the crop"
+        )
+    margins = [(whole - part) / 2 for whole, part in zip((height, width), size.crop, strict=True)]
+    top, left = (round(margin) if size.rounded else int(margin) for margin in margins)
     return picture.crop((left, top, left + size.crop[1], top + size.crop[0]))
 
 

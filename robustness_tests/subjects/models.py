@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 
 from robustness_tests.subjects import robustbench_zoo
 from robustness_tests.subjects.catalog import DATASETS, MODELS, ModelCard, WideResNetShape, closest
@@ -50,7 +51,9 @@ def load_model(source: Source, data_dir: Path, device: torch.device) -> nn.Modul
         "torchscript": lambda: torchscript(Path(source.location)),
     }
     network = loaders[source.kind]().to(device)
-    for parameter in network.parameters():
+    for name, parameter in network.named_parameters():
+        if isinstance(parameter, UninitializedParameter):
+            raise ValueError(f"got a lazy layer without weights ({name!r}), expected weights: load them first")
         parameter.requires_grad_(False)
     return network
 
@@ -146,14 +149,19 @@ def hugging_face_model(location: str) -> nn.Module:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            network = transformers.AutoModelForImageClassification.from_pretrained(
-                location, trust_remote_code=False, use_safetensors=True
+            network, report = transformers.AutoModelForImageClassification.from_pretrained(
+                location, trust_remote_code=False, use_safetensors=True, output_loading_info=True
             )
     except Exception as error:  # whatever a download or a file may raise
         raise ValueError(
             f"got {location!r}, which transformers does not load as an image classifier ({one_line(error)}): give a "
             "folder of model.save_pretrained() with safetensors, or run once with network"
         ) from error
+    if missing := sorted(report["missing_keys"]):
+        raise ValueError(
+            f"got no weights {missing[0]!r} in {location!r}, which would be random, expected an image classifier with "
+            "its head"
+        )
     return Classifier(network, normalize=normalisation_of(card))
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from robustness_tests.subjects.catalog import closest
 from robustness_tests.subjects.image_size import ImageSize
-from robustness_tests.subjects.images import Images, Order, as_bytes, checked_labels, taken
+from robustness_tests.subjects.images import Images, Order, as_bytes, checked_labels, mode_of, taken
 from robustness_tests.subjects.objects import one_line
 from robustness_tests.subjects.optional import optional
 from robustness_tests.subjects.pixels import Pixels, WrongImageError
@@ -93,6 +93,8 @@ def hugging_face_dataset(
             found = datasets.load_from_disk(name)[split]
         elif (folder / "state.json").is_file():
             found = datasets.load_from_disk(name)
+            if found.split is not None and str(found.split) != split:
+                raise ValueError(f"the folder is the split {str(found.split)!r}")  # noqa: TRY301  # told as below
         else:
             found = datasets.load_dataset(name, split=split, cache_dir=str(data_dir / "huggingface"))
     except Exception as error:  # whatever a download, or a reader of the files, may raise
@@ -128,16 +130,24 @@ def _pictures(
     total = checked_labels(numbers, len(numbers))
 
     rows, indices = taken(numbers, count, order)
+    mode = mode_of(lambda position: _picture(load, rows[position]), len(rows))
 
     def pixels(position: int) -> Tensor:
         row = rows[position]
         try:
-            picture = load(row)
-            if not isinstance(picture, Image):
-                raise ValueError(f"a {type(picture).__name__}, expected a picture")  # noqa: TRY301  # told as below
-            return as_bytes(picture, size)
-        except Exception as error:  # libraries, and damaged files
+            return as_bytes(_picture(load, row), size, mode)
+        except ValueError as error:
             raise WrongImageError(f"got an image {row} that cannot be read: {one_line(error)}") from error
 
     some = torch.tensor([int(numbers[row]) for row in rows])
-    return Images(Pixels(pixels, len(rows)), some, total, int(numbers.max()), tuple(names), indices)
+    return Images(Pixels(pixels, len(rows)), some, total, int(numbers.max()), tuple(names), indices, pictures=True)
+
+
+def _picture(load: Callable[[int], Any], row: int) -> Image:
+    try:
+        picture = load(row)
+    except Exception as error:  # libraries, and damaged files
+        raise WrongImageError(f"got an image {row} that cannot be read: {one_line(error)}") from error
+    if not isinstance(picture, Image):
+        raise WrongImageError(f"got an image {row} that is a {type(picture).__name__}, expected a picture")
+    return picture

@@ -1,7 +1,9 @@
 """ONNX files as networks of torch, by onnx2pytorch."""
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +41,39 @@ def onnx_network(path: Path) -> nn.Module:
     return network.eval()
 
 
+QUANTISED = ("QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "MatMulInteger", "ConvInteger")
+
+
+def check_not_quantised(path: Path) -> None:
+    """Refuse a file with quantised layers.
+
+    Raises:
+        ValueError: if it has one; the message names it.
+    """
+    nodes = optional("onnx", "onnx").load(path, load_external_data=False).graph.node
+    for node in nodes:
+        if node.op_type in QUANTISED:
+            raise ValueError(
+                f"got a quantised layer {node.name!r} ({node.op_type}), through which no gradient goes, expected the "
+                "network before quantisation: --model takes that one, and --deployed this one"
+            )
+
+
+def _check_inputs(given: Sequence[Any], images: Tensor) -> None:
+    if len(given) != 1:
+        names = ", ".join(one.name for one in given)
+        raise ValueError(f"got an ONNX file with {len(given)} inputs ({names}), expected one: the images")
+    (one,), expected = given, tuple(images.shape[1:])
+    if one.type != "tensor(float)":
+        raise ValueError(f"got an ONNX input of {one.type}, expected float32 images in [0, 1]: export it for these")
+    fixed = [(size, side) for size, side in zip(one.shape[1:], expected, strict=False) if isinstance(size, int)]
+    if len(one.shape) != 4 or any(size != side for size, side in fixed):
+        raise ValueError(
+            f"got an ONNX input of shape {tuple(one.shape)}, expected (N, {', '.join(map(str, expected))}), channels "
+            "first: the images of this run"
+        )
+
+
 def check_against_onnxruntime(path: Path, network: nn.Module, images: Tensor) -> None:
     """Compare the logits of the converted network with those of onnxruntime.
 
@@ -49,8 +84,10 @@ def check_against_onnxruntime(path: Path, network: nn.Module, images: Tensor) ->
     try:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         given = session.get_inputs()
-        if len(given) != 1:
-            raise ValueError(f"it has {len(given)} inputs, expected one")  # noqa: TRY301  # told as below
+    except Exception as error:  # what the runtime raises is not documented
+        raise ValueError(f"got an ONNX file that onnxruntime does not load: {one_line(error)}") from error
+    _check_inputs(given, images)
+    try:
         first = session.run(None, {given[0].name: images.cpu().numpy()})[0]
     except Exception as error:  # what the runtime raises is not documented
         raise ValueError(

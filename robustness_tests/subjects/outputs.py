@@ -89,7 +89,7 @@ def adapted(network: nn.Module, images: Tensor) -> tuple[nn.Module, tuple[str, .
             f"got a model that returns a {type(logits).__name__} ({kinds}), expected logits: wrap it in a "
             "torch.nn.Module whose forward returns self.network(images)[0], or where in it the logits are"
         )
-    if not isinstance(logits, Tensor):
+    if not isinstance(logits, Tensor) or not logits.is_floating_point():
         return network, ()
     remarks = []
     if logits.dtype != torch.float32:

@@ -11,6 +11,7 @@ from PIL.Image import fromarray
 
 from robustness_tests.subjects.image_size import INTERPOLATIONS, ImageSize
 from robustness_tests.subjects.images import as_bytes
+from robustness_tests.subjects.objects import one_line
 from robustness_tests.subjects.optional import optional
 from robustness_tests.subjects.sources import Source
 
@@ -73,18 +74,40 @@ STEPS = 3.0
 def _of_hugging_face(location: str) -> ImageSize | None:
     """The size in the configuration, after a check that resizing and normalising is all that the processor does."""
     card = image_processor(location)
-    size, processor = of_image_processor(card), optional("transformers", "hf").AutoImageProcessor
-    picture = fromarray(np.random.default_rng(0).integers(0, 256, (450, 500, 3), dtype=np.uint8))
-    mean, std = (np.reshape(values, (-1, 1, 1)) for values in normalisation_of(card))
-    expected = np.asarray(processor.from_pretrained(location)(picture, return_tensors="np")["pixel_values"][0])
-    found = (as_bytes(picture, size).numpy() / 255 - mean) / std
-    if found.shape != expected.shape or not np.abs((found - expected) * std * 255).max() <= STEPS:
+    size, (mean, std) = of_image_processor(card), normalisation_of(card)
+    library = optional("transformers", "hf")
+    try:
+        processor = library.AutoImageProcessor.from_pretrained(location)
+        farthest = max(_difference(processor, size, mean, std, shape) for shape in CHECKED_SHAPES)
+    except Exception as error:  # files of the user, and a library
+        raise ValueError(
+            f"got an image processor of {location!r} that transformers does not load ({one_line(error)}): "
+            "processor.save_pretrained(FOLDER) writes one"
+        ) from error
+    if not farthest <= STEPS:
         raise ValueError(
             f"got an image processor of {location!r} that does more than to resize, crop, rescale and normalise, or "
             "does it in another way: load the model in a function of your own (path/file.py:factory), and state "
             "--image-size"
         )
     return size
+
+
+CHECKED_SHAPES = ((450, 500), (427, 640), (640, 427), (333, 500), (61, 40))
+"""Heights and widths of the pictures on which a processor is checked: margins of crops are even and odd."""
+
+
+def _difference(
+    processor: Any, size: ImageSize | None, mean: list[float], std: list[float], shape: tuple[int, int]
+) -> float:
+    """The largest difference between our pixels of a picture of noise and those of a processor, in steps of a byte."""
+    picture = fromarray(np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8))
+    expected = np.asarray(processor(picture, return_tensors="np")["pixel_values"][0])
+    centre, scale = (np.reshape(values, (-1, 1, 1)) for values in (mean, std))
+    found = (as_bytes(picture, size).numpy() / 255 - centre) / scale
+    if found.shape != expected.shape:
+        return math.inf
+    return float(np.abs((found - expected) * scale * 255).max())
 
 
 def image_processor(location: str) -> Mapping[str, Any]:
@@ -103,7 +126,10 @@ def image_processor(location: str) -> Mapping[str, Any]:
                 f"got no preprocessor_config.json of {location!r}, expected the image processor beside the model: "
                 "processor.save_pretrained(FOLDER)"
             ) from error
-    content = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"got a file {file.name} of {location!r} that is no JSON: {one_line(error)}") from error
     if not isinstance(content, dict):
         raise ValueError(f"got {file.name} of {location!r} without an object, expected that of an image processor")
     return content
@@ -136,11 +162,11 @@ def of_image_processor(card: Mapping[str, Any]) -> ImageSize | None:
         # cropped.
         side = int(sides["shortest_edge"])
         if side >= 384:
-            return ImageSize((side, side), (), interpolation)
-        return ImageSize((int(side / card["crop_pct"]),), (side, side), interpolation)
+            return ImageSize((side, side), (), interpolation, rounded=False)
+        return ImageSize((int(side / card["crop_pct"]),), (side, side), interpolation, rounded=False)
     if set(sides) == {"shortest_edge"}:
-        return ImageSize((int(sides["shortest_edge"]),), crop, interpolation)
-    return ImageSize(_pair(sides), crop, interpolation)
+        return ImageSize((int(sides["shortest_edge"]),), crop, interpolation, rounded=False)
+    return ImageSize(_pair(sides), crop, interpolation, rounded=False)
 
 
 def _pair(sides: Mapping[str, Any]) -> tuple[int, int]:
@@ -161,8 +187,10 @@ def normalisation_of(card: Mapping[str, Any]) -> tuple[list[float], list[float]]
     """
     # Images in [0, 1] are 255 times too small for a processor that rescales by another factor.
     factor = 255 * card.get("rescale_factor", 1 / 255) if card.get("do_rescale", True) else 255.0
-    if card.get("do_normalize", True):
-        mean, std = card.get("image_mean", [0.5]), card.get("image_std", [0.5])
-    else:
+    mean, std = (card.get(name) for name in ("image_mean", "image_std"))
+    if not card.get("do_normalize", True):
         mean, std = [0.0], [1.0]
+    mean, std = ([values] if isinstance(values, int | float) else values for values in (mean, std))
+    if not isinstance(mean, list | tuple) or not isinstance(std, list | tuple):
+        raise ValueError(f"got image_mean {mean!r} and image_std {std!r}, expected a number for each channel")
     return [one / factor for one in mean], [one / factor for one in std]

@@ -15,13 +15,19 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from robustness_tests.subjects.catalog import DATASETS, MODELS, NORMS
 from robustness_tests.subjects.image_size import ImageSize
 from robustness_tests.subjects.sources import Source
 
+if TYPE_CHECKING:
+    from robustness_tests.subjects.images import Images
+
 CODE = "from robustness_tests.subjects.subject_check import main; main()"
+
+SHORT = 8
+"""Characters of the digest of an image."""
 
 MAX_BATCH_SIZE = 20
 """Largest batch on a CPU, small enough that a run on a few images does not measure many more."""
@@ -73,7 +79,7 @@ class CheckedSubjects:
 def _size(fields: Mapping[str, Any] | None) -> ImageSize | None:
     if fields is None:
         return None
-    return ImageSize(tuple(fields["resize"]), tuple(fields["crop"]), fields["interpolation"])
+    return ImageSize(**{**fields, "resize": tuple(fields["resize"]), "crop": tuple(fields["crop"])})
 
 
 class WrongSubjectError(ValueError):
@@ -192,7 +198,7 @@ def check_request(request: dict[str, Any]) -> CheckedSubjects:
     from robustness_tests.subjects.datasets import load_dataset, order_for  # noqa: PLC0415
     from robustness_tests.subjects.model_check import MAX_ACCURACY_IMAGES, CheckedModel, check_deployed, check_network  # noqa: PLC0415
     from robustness_tests.subjects.models import load_model, model_digest  # noqa: PLC0415
-    from robustness_tests.subjects.onnx_file import check_against_onnxruntime  # noqa: PLC0415
+    from robustness_tests.subjects.onnx_file import check_against_onnxruntime, check_not_quantised  # noqa: PLC0415
     from robustness_tests.subjects.outputs import OneByOne, adapted  # noqa: PLC0415
     from robustness_tests.subjects.reproducible import reproducible, resolve_device  # noqa: PLC0415
 
@@ -201,18 +207,29 @@ def check_request(request: dict[str, Any]) -> CheckedSubjects:
     given = _size(request["size"])
     size = given or _size_of_models({option: Source(**fields) for option, fields in request["models"].items()})
     with _told_by("dataset"):
-        order = order_for(request["sampling"], request["seed"])
-        images = load_dataset(dataset, data_dir, max(MAX_ACCURACY_IMAGES, request["images"]), size, order)
-        height, width = images.images[0].shape[1:]
-    if given is not None and not given.fits(height, width):
-        raise WrongSubjectError(
-            "image-size",
-            f"got {given}, and images of {height}x{width} pixels that are no pictures, expected a dataset of image "
-            "files: arrays and tensors are not resized",
-        )
+        order, count = order_for(request["sampling"], request["seed"]), max(MAX_ACCURACY_IMAGES, request["images"])
+        images = load_dataset(dataset, data_dir, count, size, order)
+        image_digests = _digests(images, request["images"])
+        if dataset.kind == "object" and _digests(load_dataset(dataset, data_dir, count, size, order)) != _digests(
+            images
+        ):
+            raise ValueError(
+                f"got two different datasets when {dataset.text!r} was loaded twice, expected the same images: seed "
+                "what is random, and leave it out of the transform"
+            )
+    height, width = images.images[0].shape[1:]
+    remarks = list(images.remarks)
+    if size is not None and not images.pictures:
+        if given is not None:
+            raise WrongSubjectError(
+                "image-size",
+                f"got {given}, and images of {height}x{width} pixels that are no pictures, expected a dataset of image "
+                "files: arrays and tensors are not resized",
+            )
+        remarks.append(f"a model states the size {size}; the images are arrays of {height}x{width}, and not resized")
+        size = None
     checked: dict[str, CheckedModel] = {}
     digests: dict[str, str] = {}
-    remarks: list[str] = []
     for option, fields in request["models"].items():
         source = Source(**fields)
         if source.name in digests:
@@ -223,6 +240,8 @@ def check_request(request: dict[str, Any]) -> CheckedSubjects:
             network, of_model = adapted(loaded, images.images[:2].to(device))
             remarks += [f"{source.name}: {remark}" for remark in of_model]
             if source.kind == "onnx":
+                if option != "deployed":
+                    check_not_quantised(Path(source.location))
                 check_against_onnxruntime(Path(source.location), loaded, images.images[:8].to(device))
             if option == "deployed":
                 check_deployed(OneByOne(network), images, device)
@@ -246,12 +265,16 @@ def check_request(request: dict[str, Any]) -> CheckedSubjects:
         digests=digests,
         remarks=(*remarks, *_remarks(run_labels, images.class_names, images.largest_label + 1)),
         class_names=images.class_names,
-        image_digests=tuple(
-            images.digest(slice(index, index + 1))[:8] for index in range(min(request["images"], len(images.labels)))
-        ),
+        image_digests=image_digests,
         image_size=size,
         sample=() if images.indices is None else images.indices[: request["images"]],
     )
+
+
+def _digests(images: "Images", count: int | None = None) -> tuple[str, ...]:
+    """Short digests of the first `count` images, or of all that are loaded."""
+    known = len(images.labels) if count is None else min(count, len(images.labels))
+    return tuple(images.digest(slice(index, index + 1))[:SHORT] for index in range(known))
 
 
 def _size_of_models(sources: Mapping[str, Source]) -> ImageSize | None:
