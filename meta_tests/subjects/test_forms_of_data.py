@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torchvision import models, transforms
 
+from meta_tests.subjects.test_forms_of_models import hugging_face
 from robustness_tests.subjects import subject_check
 from robustness_tests.subjects.datasets import load_dataset
 from robustness_tests.subjects.image_size import ImageSize, image_size
@@ -516,3 +517,16 @@ def test_through_the_gate(gate):
     assert result.ret == 0, result.stdout.str()
     result.stdout.fnmatch_lines(["robustness: pictures are resized: shorter side 16 (bilinear), the central 16x16"])
     assert gate.results()["run"]["image_size"] == "shorter side 16 (bilinear), the central 16x16"
+
+
+def test_arrays_for_a_model_that_states_a_size(tmp_path):
+    """They are not resized, and nothing says that they were."""
+    model, _ = hugging_face(tmp_path / "saved")
+    images = torch.rand(20, 3, 20, 20, generator=torch.Generator().manual_seed(0))
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in ([0.4, 0.5, 0.6], [0.2, 0.3, 0.4]))
+    with torch.no_grad():
+        labels = model((images - mean) / std).logits.argmax(dim=1)
+    np.savez(tmp_path / "some.npz", images=images.numpy(), labels=labels.numpy())
+    seen = looked_at("hf:saved", "npz:some.npz", tmp_path)
+    assert seen.image_size is None
+    assert "a model states the size 16x16 (bicubic); the images are arrays of 20x20, and not resized" in seen.remarks
