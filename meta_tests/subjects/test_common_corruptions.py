@@ -16,6 +16,7 @@ from robustness_tests.subjects.common_corruptions import (
     why_not,
 )
 from robustness_tests.subjects.datasets import common_corruptions
+from robustness_tests.subjects.sampling import order_of
 from robustness_tests.subjects.sources import CORRUPTIONS, dataset_source
 
 WITHOUT_CHANCE = ("defocus_blur", "zoom_blur", "brightness", "contrast", "pixelate", "jpeg_compression")
@@ -35,8 +36,12 @@ def two_corruptions(tmp_path):
 def test_published_corruptions_are_measured_where_they_are(two_corruptions, tmp_path):
     """A network that says 1 where an image is bright: right for half of the images in fog, and for half in snow."""
     run = SimpleNamespace(dataset_source=dataset_source("cifar10", tmp_path), data_dir=two_corruptions, images=11)
+    run.sampling, run.seed = "first", 0
     model = SimpleNamespace(logits=brightness)
     assert of_files(run, model) == {"fog": [0.0, 1.0] * 5 + [0.0], "snow": [1.0, 0.0] * 5 + [1.0]}
+    run.sampling = "random"
+    order = order_of(np.arange(10_000) % 2, "random", 0)[:11]
+    assert of_files(run, model)["fog"] == [float(row % 2) for row in order], "the images of the sample"
     run.dataset_source = dataset_source("digits", tmp_path)
     assert of_files(run, model) == {}
     assert len(list(common_corruptions(two_corruptions, 3))) == 10

@@ -215,6 +215,7 @@ def test_cifar100_in_its_own_files(tmp_path, monkeypatch):
     found = load("torchvision:CIFAR100", tmp_path)
     torch.testing.assert_close(found.images[:], torch.from_numpy(pixels).view(6, 3, 32, 32) / 255)
     assert (found.labels.tolist(), found.class_names[99]) == (labels, "class 99")
+    assert load("cifar100", tmp_path).labels.tolist() == labels
 
 
 def test_unknown_dataset_and_missing_files(tmp_path, monkeypatch):

@@ -560,18 +560,19 @@ def test_cifar10_that_somebody_has_changed_is_not_unpickled(tmp_path, monkeypatc
         load("cifar10", tmp_path)
 
 
-def test_cifar10_c_is_read_by_severity(tmp_path):
-    folder_of_data = tmp_path / "CIFAR-10-C"
+@pytest.mark.parametrize(("kind", "folder"), [("cifar10-c", "CIFAR-10-C"), ("cifar100-c", "CIFAR-100-C")])
+def test_corrupted_cifar_is_read_by_severity(tmp_path, kind, folder):
+    folder_of_data = tmp_path / folder
     folder_of_data.mkdir()
     images = np.zeros((50_000, 1, 1, 3), np.uint8)
     images[20_000:30_000] = 255
     np.save(folder_of_data / "fog.npy", images)
     np.save(folder_of_data / "labels.npy", (np.arange(50_000) % 10).astype(np.uint8))
-    found = load("cifar10-c:fog:3", tmp_path, 100)
+    found = load(f"{kind}:fog:3", tmp_path, 100)
     assert found.images.shape == (100, 3, 1, 1)
     assert bool((found.images == 1).all())
     assert (found.total, found.labels[:3].tolist()) == (10_000, [0, 1, 2])
-    assert not load("cifar10-c:fog:2", tmp_path, 100).images.any()
+    assert not load(f"{kind}:fog:2", tmp_path, 100).images.any()
 
 
 def test_names_of_the_study_are_robustbench_models_on_cifar10(tmp_path):

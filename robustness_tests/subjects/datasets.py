@@ -29,7 +29,7 @@ def load_dataset(
 
     Args:
         source: the dataset.
-        data_dir: folder of CIFAR-10 and CIFAR-10-C; missing files are downloaded to it.
+        data_dir: folder of named datasets; missing files are downloaded to it.
         count: number of images to load; digits are always loaded completely.
         size: what pictures are brought to; None leaves them as they are. Arrays and tensors are never resized.
         order: the order in which images are taken; as they are if None.
@@ -40,7 +40,8 @@ def load_dataset(
     loaders: dict[str, Callable[[], Images]] = {
         "bundled": lambda: bundled_images(source.name, count, order),
         "cifar10": lambda: cifar10(data_dir, count, order),
-        "cifar10-c": lambda: cifar10_c(source.location, data_dir, count, order),
+        "cifar10-c": lambda: corrupted_cifar("CIFAR-10-C", source.location, data_dir, count, order),
+        "cifar100-c": lambda: corrupted_cifar("CIFAR-100-C", source.location, data_dir, count, order),
         "npz": lambda: npz(Path(source.location), count, order),
         "folder": lambda: _folder(Path(source.location), count, size, order),
         "torchvision": lambda: torchvision_dataset(source.location, data_dir, count, size, order),
@@ -120,14 +121,15 @@ def cifar10(data_dir: Path, count: int | None = None, order: Order | None = None
     return images_and_labels(dataset.data, np.asarray(dataset.targets), count, order)
 
 
-def cifar10_c(
-    corruption_and_severity: str, data_dir: Path, count: int | None = None, order: Order | None = None
+def corrupted_cifar(
+    name: str, corruption_and_severity: str, data_dir: Path, count: int | None = None, order: Order | None = None
 ) -> Images:
-    """The 10,000 images of one corruption and severity of CIFAR-10-C (Hendrycks & Dietterich 2019).
+    """The 10,000 images of one corruption and severity of CIFAR-10-C or CIFAR-100-C (Hendrycks & Dietterich 2019).
 
     Args:
+        name: "CIFAR-10-C" or "CIFAR-100-C".
         corruption_and_severity: "fog:3", for example.
-        data_dir: folder that contains the folder CIFAR-10-C; RobustBench downloads it if it is missing.
+        data_dir: folder that contains the folder `name`. RobustBench downloads it if it is missing.
         count: number of images to load; all of them if None.
         order: the order in which they are taken; as they are if None.
 
@@ -135,17 +137,17 @@ def cifar10_c(
         ValueError: if the files are missing and cannot be downloaded; the message says where to put them.
     """
     corruption, _, severity = corruption_and_severity.partition(":")
-    corrupted = data_dir / "CIFAR-10-C"
+    corrupted = data_dir / name
     files = [corrupted / f"{corruption}.npy", corrupted / "labels.npy"]
     if not all(file.is_file() for file in files):
         from robustness_tests.subjects import robustbench_zoo  # noqa: PLC0415  # slow to import
 
         try:
-            robustbench_zoo.download_cifar10_c(corruption, data_dir)
+            robustbench_zoo.download_corruption(name, corruption, data_dir)
         except Exception as error:  # whatever a download may raise
             missing = next(file for file in files if not file.is_file())
             raise ValueError(
-                f"got no file {missing}, and no download ({one_line(error)}): unpack CIFAR-10-C.tar in {data_dir}, "
+                f"got no file {missing}, and no download ({one_line(error)}): unpack {name}.tar in {data_dir}, "
                 "or give --data-dir=DIR"
             ) from error
     try:
@@ -158,13 +160,14 @@ def cifar10_c(
     )
 
 
-def common_corruptions(data_dir: Path, count: int) -> Iterator[tuple[str, Images]]:
-    """Yield name and first images of each corruption and severity of CIFAR-10-C, as far as the files exist."""
+def common_corruptions(data_dir: Path, count: int, order: Order | None = None) -> Iterator[tuple[str, Images]]:
+    """Yield name and images of each corruption and severity of CIFAR-10-C, as far as the files exist."""
     if (data_dir / "CIFAR-10-C" / "labels.npy").is_file():
         for corruption in CORRUPTIONS:
             if (data_dir / "CIFAR-10-C" / f"{corruption}.npy").is_file():
                 for severity in range(1, 6):
-                    yield corruption, cifar10_c(f"{corruption}:{severity}", data_dir, count)
+                    of_severity = f"{corruption}:{severity}"
+                    yield corruption, corrupted_cifar("CIFAR-10-C", of_severity, data_dir, count, order)
 
 
 def npz(file: Path, count: int | None = None, order: Order | None = None) -> Images:

@@ -62,10 +62,15 @@ def load(location: str, data_dir: Path) -> nn.Module:
     return network
 
 
-def download_cifar10_c(corruption: str, data_dir: Path) -> None:
-    """Let RobustBench download CIFAR-10-C, 2.7 GB, to `data_dir/CIFAR-10-C`."""
+CORRUPTED = {"CIFAR-10-C": "load_cifar10c", "CIFAR-100-C": "load_cifar100c"}
+"""RobustBench's loaders, which download, by the name of the folder."""
+
+
+def download_corruption(name: str, corruption: str, data_dir: Path) -> None:
+    """Let RobustBench download CIFAR-10-C or CIFAR-100-C, 2.7 GB each, to `data_dir/NAME`."""
     data_dir.mkdir(parents=True, exist_ok=True)
-    robustbench_module("data").load_cifar10c(1, 1, str(data_dir), corruptions=[corruption])
+    load = getattr(robustbench_module("data"), CORRUPTED[name])
+    load(1, 1, str(data_dir), corruptions=[corruption])
 
 
 def check_name(dataset: str, threat: str, name: str) -> None:
@@ -118,7 +123,11 @@ def robustbench_module(module: str) -> Any:
         raise ValueError(
             f"got robustbench that cannot be imported ({error}), expected 1.1.1 with 'setuptools<81' beside it"
         ) from error
-    used = {"utils": ("load_model", "_safe_load_state_dict"), "data": ("load_cifar10c",), "model_zoo": ("model_dicts",)}
+    used = {
+        "utils": ("load_model", "_safe_load_state_dict"),
+        "data": tuple(CORRUPTED.values()),
+        "model_zoo": ("model_dicts",),
+    }
     for attribute in used.get(module, ()):
         if not hasattr(found, attribute):
             raise ValueError(

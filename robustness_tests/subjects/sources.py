@@ -21,7 +21,9 @@ MODEL_FORMS = (
 )
 DATASET_FORMS = (
     "cifar10",
+    "cifar100",
     "cifar10-c:CORRUPTION:SEVERITY",
+    "cifar100-c:CORRUPTION:SEVERITY",
     "npz:FILE",
     "folder:DIR",
     "torchvision:NAME",
@@ -145,8 +147,10 @@ def dataset_source(text: str, folder: Path) -> Source:
         return Source("bundled", text, text)
     if text == "cifar10":
         return Source("cifar10", text, text)
+    if text == "cifar100":
+        return Source("torchvision", text, text, "CIFAR100")
     kind, colon, rest = text.partition(":")
-    if kind in DATASET_LIBRARIES and (colon or kind == "cifar10-c"):
+    if kind in DATASET_LIBRARIES and (colon or kind in ("cifar10-c", "cifar100-c")):
         return DATASET_LIBRARIES[kind](text, rest, folder)
     found = _object(text, folder)
     if found is None:
@@ -203,14 +207,16 @@ def _robustbench(text: str, rest: str, folder: Path) -> Source:
     return Source("robustbench", text, _name(name), rest)
 
 
-def _cifar10_c(text: str, rest: str, folder: Path) -> Source:
+def _corrupted_cifar(text: str, rest: str, folder: Path) -> Source:
+    """A corruption and a severity: cifar10-c:fog:3."""
     del folder
+    kind = text.partition(":")[0]
     corruption, _, severity = rest.partition(":")
     if corruption not in CORRUPTIONS:
         raise ValueError(f"got corruption {corruption!r} in {text!r}, {closest(corruption, CORRUPTIONS)}")
     if severity not in ("1", "2", "3", "4", "5"):
-        raise ValueError(f"got severity {severity!r} in {text!r}, expected 1 to 5: cifar10-c:{corruption}:3")
-    return Source("cifar10-c", text, f"cifar10-c.{corruption}.{severity}", f"{corruption}:{severity}")
+        raise ValueError(f"got severity {severity!r} in {text!r}, expected 1 to 5: {kind}:{corruption}:3")
+    return Source(kind, text, f"{kind}.{corruption}.{severity}", f"{corruption}:{severity}")
 
 
 def _object(text: str, folder: Path) -> Source | None:
@@ -244,7 +250,7 @@ def _name(text: str) -> str:
     """A name that is valid in a test id, in a `-k` expression and in a file name."""
     name = re.sub(r"[^\w.]+", "_", text, flags=re.ASCII).strip("._") or "unnamed"
     # A user's file must not be confused with a bundled model or dataset of its name, or get its thresholds.
-    return f"{name}.file" if name in (*MODEL_NAMES, *DATASETS, "cifar10") else name
+    return f"{name}.file" if name in (*MODEL_NAMES, *DATASETS, "cifar10", "cifar100") else name
 
 
 Reader = Callable[[str, str, Path], Source]
@@ -258,7 +264,8 @@ MODEL_LIBRARIES: Mapping[str, Reader] = {
 """What reads the text of a model that begins with this word and a colon."""
 
 DATASET_LIBRARIES: Mapping[str, Reader] = {
-    "cifar10-c": _cifar10_c,
+    "cifar10-c": _corrupted_cifar,
+    "cifar100-c": _corrupted_cifar,
     "torchvision": _library,
     "hf": _hugging_face_dataset,
     "npz": _file_or_folder,
