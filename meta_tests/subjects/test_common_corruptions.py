@@ -8,6 +8,7 @@ import torch
 
 from robustness_tests import test_corruptions
 from robustness_tests.harness.fixtures.common_corruptions import CommonCorruptions, of_files
+from robustness_tests.harness.thresholds import load_thresholds
 from robustness_tests.subjects.common_corruptions import (
     OWN_GENERATOR,
     SEVERITIES,
@@ -57,18 +58,20 @@ SHARES = {"fog": [0.2, 0.6], "snow": [0.6, 0.6]}
 
 
 @pytest.mark.parametrize(
-    ("least", "worst", "outcome"),
+    ("least", "worst", "each", "outcome"),
     [
-        (None, None, "not judged"),
-        (0.5, None, ""),
-        (None, 0.4, ""),
-        (0.51, None, r"ours classifies 50.0% of .* \(40.0% under fog\), expected 51.0%"),
-        (0.5, 0.41, r"ours classifies 40.0% of images correctly under fog, the worst corruption, expected 41.0%"),
+        (None, None, {}, "not judged"),
+        (0.5, None, {}, ""),
+        (None, 0.4, {}, ""),
+        (None, None, {"snow": 0.6, "fog": 0.4}, ""),
+        (None, None, {"snow": 0.61}, r"ours classifies 60.0% of images correctly under snow, expected 61.0%"),
+        (0.51, None, {}, r"ours classifies 50.0% of .* \(40.0% under fog\), expected 51.0%"),
+        (0.5, 0.41, {}, r"ours classifies 40.0% of images correctly under fog, the worst corruption, expected 41.0%"),
     ],
 )
-def test_property_of_common_corruptions(least, worst, outcome):
+def test_property_of_common_corruptions(least, worst, each, outcome):
     models, values = [SimpleNamespace(name=name) for name in ("ours", "theirs")], {}
-    thresholds = SimpleNamespace(common_corruptions=least, worst_corruption=worst, confidence=0.95)
+    thresholds = SimpleNamespace(common_corruptions=least, worst_corruption=worst, corruptions=each, confidence=0.95)
 
     def measured(*given, estimate=None, **named):
         values.update(*given, **named, **({"value": estimate.value} if estimate else {}))
@@ -191,3 +194,15 @@ def test_through_the_gate(gate):
     assert 0 < found[0]["value"] < 1
     gate("-n0", *arguments, "--dataset=cifar10-sample").stdout.fnmatch_lines(["*cost * (0 measured in this run, *"])
     assert "images have 8x8 pixels" in gate("-n0", *arguments, "-rs").stdout.str()
+
+
+def test_thresholds_by_corruption(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text("[common_corruptions]\nleast = 0.5\nfog = 0.4\n[models.net.common_corruptions]\nsnow = 0.3\n")
+    found = load_thresholds(file, "net", "data")
+    assert (found.common_corruptions, dict(found.corruptions)) == (0.5, {"fog": 0.4, "snow": 0.3})
+    assert load_thresholds(None).corruptions == {}
+    for wrong, message in (("frog = 0.5", "did you mean 'common_corruptions.fog'"), ("fog = 2", "at most 1")):
+        file.write_text(f"[common_corruptions]\n{wrong}\n")
+        with pytest.raises(ValueError, match=message):
+            load_thresholds(file)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from robustness_tests.subjects.catalog import NORMS, closest
+from robustness_tests.subjects.sources import CORRUPTIONS
 
 DEFAULT_FILE = Path(__file__).parent.parent / "thresholds.toml"
 
@@ -46,6 +47,7 @@ class Thresholds:
         clean_accuracy: `clean_accuracy.least`; None where no file states any for this dataset and candidate.
         common_corruptions: `common_corruptions.least`; None where no file states any.
         worst_corruption: `common_corruptions.least_of_worst`; None where no file states any.
+        corruptions: `common_corruptions.NAME`: the least accuracy under a corruption, by its name.
         largest_p_value: `comparison.largest_p_value`.
         clever_below_distance: `clever_below_distance.least_share`.
         clever_radius_factor: `clever_radius.factor`.
@@ -69,6 +71,7 @@ class Thresholds:
     clean_accuracy: float | None
     common_corruptions: float | None
     worst_corruption: float | None
+    corruptions: Mapping[str, float]
     largest_p_value: float
     clever_below_distance: float
     clever_radius_factor: float
@@ -103,7 +106,7 @@ def load_thresholds(path: Path | None, model: str = "", dataset: str = "") -> Th
         ValueError: for a file that cannot be read or is not TOML, an unknown key, or a value of a wrong type or range.
     """
     optional = ("clean_accuracy", "common_corruptions", "worst_corruption")
-    merged: dict[str, Any] = {section: {} for section in SHARES} | dict.fromkeys(optional)
+    merged: dict[str, Any] = {section: {} for section in (*SHARES, "corruptions")} | dict.fromkeys(optional)
     others: list[str] = []
     files = [DEFAULT_FILE] if path is None else [DEFAULT_FILE, path]
     for file in files:
@@ -133,7 +136,7 @@ def _for_some(kind: str, tables: object, file: Path) -> dict[str, dict[str, Any]
         raise ValueError(f"got {kind} = {tables!r} in {file}, expected tables [{kind}.NAME...]")
     of_names: dict[str, dict[str, Any]] = tables
     for table in of_names.values():
-        _merge({section: {} for section in SHARES}, table, file)
+        _merge({section: {} for section in (*SHARES, "corruptions")}, table, file)
     return of_names
 
 
@@ -146,7 +149,10 @@ def _merge(merged: dict[str, Any], table: Mapping[str, Any], file: Path) -> None
                     known[norm] = known.get(norm, {}) | _epsilons(norm, values, file, f"{section}.{dataset}")
         elif isinstance(content, dict) and section in {setting[0] for setting in SCALARS}:
             for key, value in content.items():
-                _put(merged, (section, key), value, file)
+                if section == "common_corruptions" and key in CORRUPTIONS:
+                    merged["corruptions"] = merged["corruptions"] | {key: _share(value, file, f"{section}.{key}")}
+                else:
+                    _put(merged, (section, key), value, file)
         else:
             _put(merged, (section,), content, file)
 
@@ -155,6 +161,7 @@ def _put(merged: dict[str, Any], setting: tuple[str, ...], value: object, file: 
     name = ".".join(setting)
     if setting not in SCALARS:
         known = [".".join(known_place) for known_place in SCALARS] + [*SHARES, *FOR_SOME]
+        known += [f"common_corruptions.{corruption}" for corruption in CORRUPTIONS]
         raise ValueError(f"got {name!r} in {file}, {closest(name, known)}")
     merged[SCALARS[setting]] = _share(value, file, name)
 
