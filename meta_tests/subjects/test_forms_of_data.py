@@ -531,3 +531,27 @@ def test_arrays_for_a_model_that_states_a_size(tmp_path):
     seen = looked_at("hf:saved", "npz:some.npz", tmp_path)
     assert seen.image_size is None
     assert "a model states the size 16x16 (bicubic); the images are arrays of 20x20, and not resized" in seen.remarks
+
+
+def test_class_to_idx_of_a_model(tmp_path):
+    """What a training script has saved with the weights."""
+    names = ["dark", "grey", "bright"]
+    levels(tmp_path / "jpegs", names)
+    (tmp_path / "jpegs/classes.txt").write_text("\n".join(names))
+    code = textwrap.dedent(CUT) + "\nnet.class_to_idx = {'dark': 0, 'grey': 1, 'bright': 2, 'other': 7}\n"
+    (tmp_path / "net.py").write_text(code)
+    looked_at("net.py:net", "folder:jpegs", tmp_path, "16")
+    (tmp_path / "other.py").write_text(code.replace("'grey': 1, 'bright': 2", "'grey': 2, 'bright': 1"))
+    with pytest.raises(
+        ValueError, match="got class 'grey' with number 1, and 2 in class_to_idx of the model"
+    ) as caught:
+        looked_at("other.py:net", "folder:jpegs", tmp_path, "16")
+    assert caught.value.option == "dataset"
+
+
+def test_images_of_one_class_give_no_hint(tmp_path):
+    """Whatever confuses a model into this class would seem to help."""
+    (tmp_path / "net.py").write_text(textwrap.dedent(CUT))
+    np.savez(tmp_path / "some.npz", images=np.full((20, 8, 8, 3), 128, np.uint8), labels=np.full(20, 2))
+    with pytest.raises(ValueError, match="is the normalisation inside the model"):
+        looked_at("net.py:net", "npz:some.npz", tmp_path)

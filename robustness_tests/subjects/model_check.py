@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import scipy
@@ -27,6 +27,11 @@ WEIGHTS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 MAX_DISTANCE = 1e6
 """Larger than the norm of any perturbation of an image in [0, 1]."""
+
+QUESTIONS = (
+    "is the normalisation inside the model, are the channels RGB, are the labels numbered as in training, are the "
+    "weights loaded?"
+)
 
 WRAP = "wrap the network: Classifier(network, normalize=(mean, std))"
 
@@ -99,6 +104,25 @@ def _checked_outputs(network: nn.Module, few: Tensor, labels: Tensor, images: Im
 
 def _is_quantised(module: nn.Module) -> bool:
     return ".quantized." in f"{type(module).__module__}."
+
+
+def check_class_names(network: nn.Module, images: Images) -> None:
+    """Compare the numbers of the classes with the `class_to_idx` of a network, where both are known by name.
+
+    ImageFolder makes this mapping, and training scripts save it; a factory may set it on its network.
+
+    Raises:
+        WrongImageError: if a class has two numbers.
+    """
+    for module in network.modules():
+        known = getattr(module, "class_to_idx", None)
+        for number, name in enumerate(images.class_names):
+            if isinstance(known, Mapping) and name and known.get(name, number) != number:
+                raise WrongImageError(
+                    f"got class {name!r} with number {number}, and {known[name]} in class_to_idx of the model, "
+                    "expected one number: write the names in the order of class_to_idx into the file classes.txt of "
+                    "the folder"
+                )
 
 
 def _check_quantised(network: nn.Module) -> None:
@@ -237,6 +261,9 @@ def _what_helps(network: nn.Module, images: Images, device: torch.device, as_it_
     """Return a hint about a usual mistake, if correcting it makes the model work, or what to check."""
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
     some, labels = images.images[:64], images.labels[:64]
+    if len(labels.unique()) == 1:
+        # A model that always says this class would seem to be mended by anything that confuses it.
+        return QUESTIONS
     attempts: dict[str, tuple[Callable[[], Tensor], Tensor]] = {
         f"with images in 0 to 255 it is %s: {WRAP} with mean 0 and std 1/255, or divide its mean and std by 255": (
             lambda: some * 255,
@@ -256,10 +283,7 @@ def _what_helps(network: nn.Module, images: Images, device: torch.device, as_it_
             best, text = max((best, text), (share, what % f"{share:.0%}"))
     if best >= max(0.5, as_it_is + 0.3):
         return text
-    return (
-        "is the normalisation inside the model, are the channels RGB, are the labels numbered as in training, are the "
-        "weights loaded?"
-    )
+    return QUESTIONS
 
 
 def _linear_distances(network: nn.Module, images: Images, right: Tensor, device: torch.device) -> dict[str, float]:

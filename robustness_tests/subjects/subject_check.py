@@ -196,7 +196,13 @@ def check_request(request: dict[str, Any]) -> CheckedSubjects:
     """
     # Not at the top: the controller imports this module, but must not import torch.
     from robustness_tests.subjects.datasets import load_dataset, order_for  # noqa: PLC0415
-    from robustness_tests.subjects.model_check import MAX_ACCURACY_IMAGES, CheckedModel, check_deployed, check_network  # noqa: PLC0415
+    from robustness_tests.subjects.model_check import (  # noqa: PLC0415
+        MAX_ACCURACY_IMAGES,
+        CheckedModel,
+        check_class_names,
+        check_deployed,
+        check_network,
+    )
     from robustness_tests.subjects.models import load_model, model_digest  # noqa: PLC0415
     from robustness_tests.subjects.onnx_file import check_against_onnxruntime, check_not_quantised  # noqa: PLC0415
     from robustness_tests.subjects.outputs import OneByOne, adapted  # noqa: PLC0415
@@ -243,6 +249,7 @@ def check_request(request: dict[str, Any]) -> CheckedSubjects:
                 if option != "deployed":
                     check_not_quantised(Path(source.location))
                 check_against_onnxruntime(Path(source.location), loaded, images.images[:8].to(device))
+            check_class_names(network, images)
             if option == "deployed":
                 check_deployed(OneByOne(network), images, device)
             else:
