@@ -75,6 +75,27 @@ class RunningScores:
         undecided = (norms == 0) | ~norms.isfinite()
         self._prune(rows, self.margins[rows] / norms, AT_IMAGE * self.slack[rows], undecided)
 
+    def pilots(self, count: int) -> Tensor:
+        """Return the `count` remaining targets of each image with the smallest scores there, bool, shape (N, T)."""
+        scores = torch.where(self.wanted(), self.margins / self.at_image, torch.inf)
+        nearest = scores.topk(min(count, scores.shape[1]), dim=1, largest=False).indices
+        return torch.zeros_like(self.kept).scatter(1, nearest, value=True) & self.wanted()
+
+    def prune_by_spread(self, pilots: Tensor) -> None:
+        """Drop targets by the gradient at the image, with the slack that the first block of some `pilots` shows.
+
+        Args:
+            pilots: the targets whose first block is drawn, bool, shape (N, T).
+        """
+        if not math.isfinite(self.pruning):
+            return
+        spread = torch.where(pilots, self.maxima[:, :, 0] / self.means[:, :, 0], 1).amax(dim=1, keepdim=True)
+        slack = torch.where(spread.isfinite(), spread**2, self.pruning).clamp(1, self.pruning)
+        rows = self.active.nonzero().flatten()
+        norms = self.at_image[rows]
+        undecided = (norms == 0) | ~norms.isfinite()
+        self._prune(rows, self.margins[rows] / norms, AT_IMAGE * slack[rows], undecided)
+
     def prune_by_pilot(self) -> None:
         """Drop targets by the first block, and give up images whose gradients are zero or not finite in it.
 

@@ -1,5 +1,7 @@
 """CLEVER against closed forms, and what it must not depend on."""
 
+import importlib
+
 import numpy as np
 import pytest
 import torch
@@ -491,3 +493,41 @@ def test_samples_stay_in_the_box_and_in_the_ball(norm):
     assert float(vector_norm(points - image, norm).max()) <= 0.1 * (1 + 1e-5)
     # The gradient is constant: three blocks are enough, and the image.
     assert len(torch.unique(points, dim=0)) == 31, "all samples are fresh: none is drawn twice"
+
+
+class Prototypes(torch.nn.Module):
+    """Each of 120 digits is a class of its own: the logits fall with the squared distance to it."""
+
+    def __init__(self, prototypes):
+        super().__init__()
+        self.register_buffer("prototypes", prototypes.flatten(1))
+
+    def forward(self, images):
+        return -torch.cdist(images.flatten(1), self.prototypes).square()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_many_targets_get_their_first_block_only_if_they_can_win(digits, norm, monkeypatch):
+    """With 119 targets the scores are those of the full first block, up to other samples, for half of the gradients."""
+    network, images, labels = Prototypes(digits.images[:120]).eval(), digits.images[:6], torch.arange(6)
+    given = {"norm": norm, "radius": 0.2, "blocks": 10, "block_size": 8, "batch_size": 80, "seed": list(range(6))}
+    found = clever(network, images, labels, **given)
+    monkeypatch.setattr(importlib.import_module("metrics.clever"), "MANY_TARGETS", 10**6)
+    whole = clever(network, images, labels, **given)
+    assert (found.backward < 0.7 * whole.backward).all()
+    assert found.target.equal(whole.target)
+    torch.testing.assert_close(found.score, whole.score, rtol=0.05, atol=0)
+    kept = clever(network, images, labels, **given, pruning=float("inf"))
+    torch.testing.assert_close(found.score, kept.score, rtol=0.05, atol=0)
+
+
+def test_many_targets_do_not_depend_on_the_batch(digits):
+    network, images, labels = Prototypes(digits.images[:120]).eval(), digits.images[:4], torch.arange(4)
+    given = {"norm": "l2", "radius": 0.2, "blocks": 10, "block_size": 8}
+    together = clever(network, images, labels, **given, seed=list(range(4)), batch_size=80)
+    for row in range(4):
+        part = slice(row, row + 1)
+        alone = clever(network, images[part], labels[part], **given, seed=[row], batch_size=80)
+        torch.testing.assert_close(alone.score, together.score[part], rtol=1e-4, atol=0)
+        assert alone.target.equal(together.target[part])
+        assert alone.backward.equal(together.backward[part])
