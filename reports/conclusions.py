@@ -1,5 +1,6 @@
 """Conclusions in words for each part of the report, and the images to look at after a failure."""
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 
 from reports.results import Results
@@ -38,7 +39,7 @@ def _better(results: Results, rows: Sequence[Row]) -> str:
 
 
 def _what(row: Row) -> str:
-    return row.title.removeprefix("candidate beats reference in ")
+    return re.sub("^candidate beats reference (in|under) ", "", row.title)
 
 
 def _number(row: Row, value: float | None) -> str:
