@@ -13,9 +13,15 @@ from torchvision import models, transforms
 from meta_tests.subjects.test_forms_of_models import hugging_face
 from robustness_tests.subjects import subject_check
 from robustness_tests.subjects.datasets import load_dataset
+from robustness_tests.subjects.image_folder import left_out
 from robustness_tests.subjects.image_size import ImageSize, image_size
 from robustness_tests.subjects.images import as_bytes
-from robustness_tests.subjects.preprocessing import normalisation_of, of_image_processor, preprocessing_of
+from robustness_tests.subjects.preprocessing import (
+    checked_normalisation,
+    normalisation_of,
+    of_image_processor,
+    preprocessing_of,
+)
 from robustness_tests.subjects.sources import Source, dataset_source, model_source
 
 SIZES = ((40, 61), (33, 32), (200, 100), (32, 32))
@@ -371,7 +377,7 @@ def test_other_files_and_unusual_pictures_of_a_folder(tmp_path):
     (folder / "owl/.DS_Store").write_bytes(b"")
     found = load("folder:jpegs", tmp_path, None, image_size("16"))
     assert (found.total, found.images[:].shape) == (8, (8, 3, 16, 16))
-    assert found.remarks == ("1 files that are no pictures are left out: .txt",)
+    assert left_out(folder) == ("1 files that are no pictures are left out: .txt",)
 
 
 @pytest.mark.parametrize(
@@ -555,3 +561,34 @@ def test_images_of_one_class_give_no_hint(tmp_path):
     np.savez(tmp_path / "some.npz", images=np.full((20, 8, 8, 3), 128, np.uint8), labels=np.full(20, 2))
     with pytest.raises(ValueError, match="is the normalisation inside the model"):
         looked_at("net.py:net", "npz:some.npz", tmp_path)
+
+
+def test_models_for_several_sizes_are_told(tmp_path):
+    """Whichever options name them; two that only cut the offset of the crop otherwise differ in words, too."""
+    transformers = pytest.importorskip("transformers")
+    for name, side in (("a", 16), ("b", 20)):
+        transformers.ViTImageProcessor(size={"height": side, "width": side}).save_pretrained(tmp_path / name)
+    sources = {
+        one: Source("hf", f"hf:{name}", name, str(tmp_path / name)) for one, name in (("model", "a"), ("deployed", "b"))
+    }
+    with pytest.raises(ValueError, match=r"--model for 16x16 .*, and --deployed for 20x20 .*: state it with") as caught:
+        subject_check._size_of_models(sources)  # noqa: SLF001
+    assert caught.value.option == "deployed"
+    assert str(ImageSize((20,), (16, 16))) != str(ImageSize((20,), (16, 16), rounded=False))
+
+
+def test_normalisation_is_checked_when_the_size_is_stated_by_hand(tmp_path):
+    """EfficientNet's processor divides by the standard deviation twice, whatever the size."""
+    transformers = pytest.importorskip("transformers")
+    transformers.EfficientNetImageProcessor(size={"height": 30, "width": 30}).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="does more than to rescale and normalise"):
+        checked_normalisation(str(tmp_path))
+    transformers.CLIPImageProcessor().save_pretrained(tmp_path)
+    assert checked_normalisation(str(tmp_path))[0] == pytest.approx([0.4815, 0.4578, 0.4082], abs=1e-4)
+
+
+@pytest.mark.parametrize("text", ["hf:~nobody-of-this-name/x", f"hf:{'x' * 300}", "hf:a\0b"])
+def test_names_that_are_no_path(tmp_path, text):
+    for name, read in ((text, model_source), (f"{text}:test", None)):
+        with pytest.raises(ValueError, match="got 'hf:"):
+            read(name, dataset_source("digits", tmp_path), tmp_path) if read else dataset_source(name, tmp_path)

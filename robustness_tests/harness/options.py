@@ -157,7 +157,7 @@ OPTIONS_OF = {
             "PRECISION",
             details="`tf32` and `bf16` are for GPUs that have them. On a CPU `tf32` makes no difference, and `bf16` "
             "is faster for some networks and slower for others. What an attack finds is confirmed in the model's own "
-            "precision, and everything else is measured in it. Distances become 0.1 to 0.8 % larger in the median "
+            "precision, and everything else is measured in it. Distances become 0.05 to 0.8 % larger in the median "
             "([benchmarks](../benchmarks/README.md)).",
         ),
         Option("seed", "0", "Seed of everything that is random", "N"),

@@ -13,7 +13,7 @@ from robustness_tests.subjects.datasets import load_dataset, order_for
 from robustness_tests.subjects.image_size import ImageSize
 from robustness_tests.subjects.images import Images
 from robustness_tests.subjects.models import check_bundled, load_model, model_digest
-from robustness_tests.subjects.outputs import adapted
+from robustness_tests.subjects.outputs import LOOKED_AT, adapted
 from robustness_tests.subjects.reproducible import reproducible, resolve_device
 from robustness_tests.subjects.sources import Source
 
@@ -114,7 +114,7 @@ def subject(
     with reproducible():
         network = load_model(source, data_dir, where)
     with reproducible():
-        network, _ = adapted(network, images.images[:2].to(where))
+        network, _ = adapted(network, images.images[:LOOKED_AT].to(where))
         if source.kind == "bundled":
             # The others were looked at before the run.
             check_bundled(MODELS[source.location, source.name], network, images, where)

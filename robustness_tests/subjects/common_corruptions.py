@@ -15,12 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robustness_tests.subjects.optional import optional
-from robustness_tests.subjects.sources import CORRUPTIONS
+from robustness_tests.subjects.sources import CORRUPTIONS, SMALLEST_CORRUPTED
 
 SEVERITIES = (1, 2, 3, 4, 5)
-
-SMALLEST = 32
-"""The shortest side, in pixels, that the corruptions are defined for."""
 
 OWN_GENERATOR = ("impulse_noise", "glass_blur")
 """Corruptions that draw from a generator of their own, whose seed is an argument. The others use numpy's."""
@@ -33,8 +30,9 @@ def why_not(shape: torch.Size) -> str:
     channels, height, width = shape
     if channels not in (1, 3):
         return f"images have {channels} channels, and corruptions are for 1 or 3"
-    if min(height, width) < SMALLEST:
-        return f"images have {height}x{width} pixels, and corruptions are for {SMALLEST}x{SMALLEST} or more"
+    if min(height, width) < SMALLEST_CORRUPTED:
+        least = f"{SMALLEST_CORRUPTED}x{SMALLEST_CORRUPTED}"
+        return f"images have {height}x{width} pixels, and corruptions are for {least} or more"
     return ""
 
 

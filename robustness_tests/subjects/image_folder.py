@@ -61,16 +61,7 @@ def image_folder(
     names = {number: name for name, number in dataset.class_to_idx.items()}
     largest = max(*names, *dataset.targets)
     known = tuple(names.get(number, "") for number in range(largest + 1))
-    return Images(
-        Pixels(load, len(rows)),
-        labels,
-        len(dataset.targets),
-        largest,
-        known,
-        indices,
-        pictures=True,
-        remarks=_left_out(path),
-    )
+    return Images(Pixels(load, len(rows)), labels, len(dataset.targets), largest, known, indices, pictures=True)
 
 
 EXTENSIONS = (*IMG_EXTENSIONS, ".avif", ".gif", ".jfif", ".jp2")
@@ -81,7 +72,7 @@ def _is_picture(file: str) -> bool:
     return file.lower().endswith(EXTENSIONS)
 
 
-def _left_out(path: Path) -> tuple[str, ...]:
+def left_out(path: Path) -> tuple[str, ...]:
     """A remark on visible files in the folders of classes that are no pictures."""
     files = [file for file in path.glob("*/**/*") if file.is_file() and file.name[0] != "."]
     others = [file.suffix or file.name for file in files if not _is_picture(file.name)]

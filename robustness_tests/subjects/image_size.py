@@ -28,6 +28,7 @@ class ImageSize:
     def __str__(self) -> str:
         resized = f"shorter side {self.resize[0]}" if len(self.resize) == 1 else f"{self.resize[0]}x{self.resize[1]}"
         cropped = f", the central {self.crop[0]}x{self.crop[1]}" if self.crop else ""
+        cropped += ", offset cut off" if self.crop and not self.rounded else ""
         return f"{resized} ({self.interpolation}){cropped}"
 
 

@@ -34,7 +34,6 @@ class Images:
         class_names: names of the classes, for image folders and bundled datasets; empty for others.
         indices: the dataset index of each image; None if they are the first ones, in order.
         pictures: whether they are pictures, which are resized, and not arrays or tensors.
-        remarks: what a user should know about the dataset.
     """
 
     images: Tensor | Pixels
@@ -44,7 +43,6 @@ class Images:
     class_names: tuple[str, ...] = ()
     indices: tuple[int, ...] | None = None
     pictures: bool = False
-    remarks: tuple[str, ...] = ()
 
     def index(self, position: int) -> int:
         """The dataset index of the image at a position."""

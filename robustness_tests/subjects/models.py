@@ -21,7 +21,7 @@ from robustness_tests.subjects.images import Images
 from robustness_tests.subjects.objects import attribute_of, code_of, one_line
 from robustness_tests.subjects.onnx_file import onnx_network
 from robustness_tests.subjects.optional import optional
-from robustness_tests.subjects.preprocessing import image_processor, normalisation_of
+from robustness_tests.subjects.preprocessing import checked_normalisation
 from robustness_tests.subjects.sources import Source
 from robustness_tests.subjects.wide_resnet import WideResNet
 
@@ -145,7 +145,7 @@ def hugging_face_model(location: str) -> nn.Module:
     Raises:
         ValueError: if transformers is not installed, there is no such model, or it cannot be downloaded.
     """
-    transformers, card = optional("transformers", "hf"), image_processor(location)
+    transformers, normalisation = optional("transformers", "hf"), checked_normalisation(location)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -162,7 +162,7 @@ def hugging_face_model(location: str) -> nn.Module:
             f"got no weights {missing[0]!r} in {location!r}, which would be random, expected an image classifier with "
             "its head"
         )
-    return Classifier(network, normalize=normalisation_of(card))
+    return Classifier(network, normalize=normalisation)
 
 
 def _hint(name: str, known: list[str]) -> str:

@@ -7,6 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+LOOKED_AT = 16
+"""Images that `adapted` is given: one output in [0, 1] for each of two images might be a logit by chance."""
+
 
 class Adapted(nn.Module):
     """A network with logits (N, K), K of 2 or more, from what it returns for images in the type of its weights.
@@ -65,7 +68,7 @@ def adapted(network: nn.Module, images: Tensor) -> tuple[nn.Module, tuple[str, .
 
     Args:
         network: in evaluation mode, on the device of the images.
-        images: two images or more, float32, shape (N, C, H, W).
+        images: the first `LOOKED_AT` images, float32, shape (N, C, H, W).
 
     Raises:
         ValueError: for a tuple, or one output that looks like a probability; the message says what to do.

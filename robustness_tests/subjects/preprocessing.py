@@ -175,6 +175,32 @@ def _pair(sides: Mapping[str, Any]) -> tuple[int, int]:
     return int(sides["height"]), int(sides["width"])
 
 
+def checked_normalisation(location: str) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of an image processor, after a check against the processor itself.
+
+    Raises:
+        ValueError: if it cannot be loaded, or does something else to the values of pixels.
+    """
+    mean, std = normalisation_of(image_processor(location))
+    picture = fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8))
+    unchanged = {"do_resize": False, "do_center_crop": False, "do_pad": False}
+    try:
+        processor = optional("transformers", "hf").AutoImageProcessor.from_pretrained(location)
+        expected = np.asarray(processor(picture, return_tensors="np", **unchanged)["pixel_values"][0])
+    except Exception as error:  # files of the user, and a library
+        raise ValueError(
+            f"got an image processor of {location!r} that transformers does not load or call ({one_line(error)}): load "
+            "the model in a function of your own (path/file.py:factory)"
+        ) from error
+    found = (as_bytes(picture, None).numpy() / 255 - np.reshape(mean, (-1, 1, 1))) / np.reshape(std, (-1, 1, 1))
+    if found.shape != expected.shape or not np.allclose(found, expected, rtol=1e-4, atol=1e-4):
+        raise ValueError(
+            f"got an image processor of {location!r} that does more than to rescale and normalise, expected no more: "
+            "load the model in a function of your own (path/file.py:factory)"
+        )
+    return mean, std
+
+
 def normalisation_of(card: Mapping[str, Any]) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of an image processor, for images in [0, 1].
 

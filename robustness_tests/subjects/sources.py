@@ -58,6 +58,12 @@ CORRUPTIONS = (
 )
 """The 15 corruptions of CIFAR-10-C (Hendrycks & Dietterich 2019) that results are reported on."""
 
+HUB_NAME = r"\w[\w.-]{0,95}(/[\w.-]{1,96})?"
+"""A name in the hub of Hugging Face: OWNER/NAME, or a NAME without owner."""
+
+SMALLEST_CORRUPTED = 32
+"""The shortest side, in pixels, of an image that the corruptions are defined for."""
+
 THREATS = ("Linf", "L2", "corruptions", "corruptions_3d")
 """Threat models of RobustBench."""
 
@@ -122,13 +128,12 @@ FILES = {".pt2": "exported", ".pt": "torchscript", ".onnx": "onnx"}
 
 def _hugging_face(text: str, rest: str, folder: Path) -> Source:
     """A folder that is there, or a name in the hub: OWNER/NAME, or a NAME without owner."""
-    path = Path(rest).expanduser()
-    if (folder / path).is_dir():
+    if _is_folder(rest, folder):
         path = _existing(rest, text, folder)
         if not (path / "config.json").is_file():
             raise ValueError(f"got {text!r}, a folder without config.json, expected one of model.save_pretrained()")
         return Source("hf", text, _name(f"hf.{path.name}"), str(path))
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", rest, re.ASCII) or rest.startswith("."):
+    if not re.fullmatch(HUB_NAME, rest, re.ASCII):
         raise ValueError(f"got {text!r}, but there is no such folder, and it is no name: expected hf:OWNER/NAME")
     return Source("hf", text, _name(f"hf.{rest}"), rest)
 
@@ -180,9 +185,12 @@ def _hugging_face_dataset(text: str, rest: str, folder: Path) -> Source:
     name, *others = rest.split(":")
     if len(others) not in (1, 3) or not all((name, *others)):
         raise ValueError(f"got {text!r}, expected hf:NAME:SPLIT, or hf:NAME:SPLIT:IMAGES:LABELS with the columns")
-    path = folder / Path(name).expanduser()
-    where = str(path.resolve()) if path.is_dir() else name
-    short = path.name if path.is_dir() else name
+    where, short = name, name
+    if _is_folder(name, folder):
+        path = _existing(name, text, folder)
+        where, short = str(path), path.name
+    elif not re.fullmatch(HUB_NAME, name, re.ASCII):
+        raise ValueError(f"got {text!r}, but there is no such folder, and it is no name: expected hf:OWNER/NAME:SPLIT")
     return Source("hf", text, _name(f"hf.{short}.{others[0]}"), ":".join([where, *others]))
 
 
@@ -233,6 +241,14 @@ def _object(text: str, folder: Path) -> Source | None:
     if re.fullmatch(_ATTRIBUTE, location):
         return Source("object", text, _name(f"{location}.{attribute}"), location, attribute, str(folder))
     return None
+
+
+def _is_folder(path: str, folder: Path) -> bool:
+    """Whether there is such a folder; a text that is no path is none."""
+    try:
+        return (folder / Path(path).expanduser()).is_dir()
+    except (OSError, RuntimeError, ValueError):  # too long, no such user, a null byte
+        return False
 
 
 def _existing(path: str, text: str, folder: Path) -> Path:

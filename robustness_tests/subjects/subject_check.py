@@ -195,9 +195,7 @@ def check_request(request: dict[str, Any]) -> CheckedSubjects:
         WrongSubjectError: for the first model or dataset that cannot be tested.
     """
     # Not at the top: the controller imports this module, but must not import torch.
-    from robustness_tests.subjects.datasets import load_dataset, order_for  # noqa: PLC0415
     from robustness_tests.subjects.model_check import (  # noqa: PLC0415
-        MAX_ACCURACY_IMAGES,
         CheckedModel,
         check_class_names,
         check_deployed,
@@ -205,35 +203,15 @@ def check_request(request: dict[str, Any]) -> CheckedSubjects:
     )
     from robustness_tests.subjects.models import load_model, model_digest  # noqa: PLC0415
     from robustness_tests.subjects.onnx_file import check_against_onnxruntime, check_not_quantised  # noqa: PLC0415
-    from robustness_tests.subjects.outputs import OneByOne, adapted  # noqa: PLC0415
+    from robustness_tests.subjects.outputs import LOOKED_AT, OneByOne, adapted  # noqa: PLC0415
     from robustness_tests.subjects.reproducible import reproducible, resolve_device  # noqa: PLC0415
 
     data_dir, device = Path(request["data_dir"]), resolve_device(request["device"])
     dataset = Source(**request["dataset"])
-    given = _size(request["size"])
-    size = given or _size_of_models({option: Source(**fields) for option, fields in request["models"].items()})
+    images, size, remarks = _looked_at(request, dataset, data_dir)
     with _told_by("dataset"):
-        order, count = order_for(request["sampling"], request["seed"]), max(MAX_ACCURACY_IMAGES, request["images"])
-        images = load_dataset(dataset, data_dir, count, size, order)
         image_digests = _digests(images, request["images"])
-        if dataset.kind == "object" and _digests(load_dataset(dataset, data_dir, count, size, order)) != _digests(
-            images
-        ):
-            raise ValueError(
-                f"got two different datasets when {dataset.text!r} was loaded twice, expected the same images: seed "
-                "what is random, and leave it out of the transform"
-            )
-    height, width = images.images[0].shape[1:]
-    remarks = list(images.remarks)
-    if size is not None and not images.pictures:
-        if given is not None:
-            raise WrongSubjectError(
-                "image-size",
-                f"got {given}, and images of {height}x{width} pixels that are no pictures, expected a dataset of image "
-                "files: arrays and tensors are not resized",
-            )
-        remarks.append(f"a model states the size {size}; the images are arrays of {height}x{width}, and not resized")
-        size = None
+    few = images.images[:LOOKED_AT].to(device)
     checked: dict[str, CheckedModel] = {}
     digests: dict[str, str] = {}
     for option, fields in request["models"].items():
@@ -243,7 +221,7 @@ def check_request(request: dict[str, Any]) -> CheckedSubjects:
         with _told_by(option), reproducible():
             loaded = load_model(source, data_dir, device)
         with _told_by(option), reproducible():
-            network, of_model = adapted(loaded, images.images[:2].to(device))
+            network, of_model = adapted(loaded, few)
             remarks += [f"{source.name}: {remark}" for remark in of_model]
             if source.kind == "onnx":
                 if option != "deployed":
@@ -257,7 +235,7 @@ def check_request(request: dict[str, Any]) -> CheckedSubjects:
             digests[source.name] = model_digest(source, network, images, device)
             # Weights of a file are the same every time; a function may be random.
             again = load_model(source, data_dir, device) if source.kind == "object" else None
-            again = None if again is None else adapted(again, images.images[:2].to(device))[0]
+            again = None if again is None else adapted(again, few)[0]
             if again is not None and model_digest(source, again, images, device) != digests[source.name]:
                 raise ValueError(
                     f"got two different models from two calls of {source.attribute}(), expected the same weights: load "
@@ -278,6 +256,40 @@ def check_request(request: dict[str, Any]) -> CheckedSubjects:
     )
 
 
+def _looked_at(
+    request: Mapping[str, Any], dataset: Source, data_dir: Path
+) -> tuple["Images", ImageSize | None, list[str]]:
+    """The images of the check, the size that they were brought to, and remarks."""
+    from robustness_tests.subjects.datasets import load_dataset, order_for  # noqa: PLC0415  # torch
+    from robustness_tests.subjects.image_folder import left_out  # noqa: PLC0415
+    from robustness_tests.subjects.model_check import MAX_ACCURACY_IMAGES  # noqa: PLC0415
+
+    given = _size(request["size"])
+    size = given or _size_of_models({option: Source(**fields) for option, fields in request["models"].items()})
+    count, order = max(MAX_ACCURACY_IMAGES, request["images"]), order_for(request["sampling"], request["seed"])
+    with _told_by("dataset"):
+        images = load_dataset(dataset, data_dir, count, size, order)
+        # Code of the user may be random.
+        again = load_dataset(dataset, data_dir, count, size, order) if dataset.kind == "object" else None
+        if again is not None and _digests(again) != _digests(images):
+            raise ValueError(
+                f"got two different datasets when {dataset.text!r} was loaded twice, expected the same images: seed "
+                "what is random, and leave it out of the transform"
+            )
+        height, width = images.images[0].shape[1:]
+    remarks = [*left_out(Path(dataset.location))] if dataset.kind == "folder" else []
+    if size is None or images.pictures:
+        return images, size, remarks
+    if given is not None:
+        raise WrongSubjectError(
+            "image-size",
+            f"got {given}, and images of {height}x{width} pixels that are no pictures, expected a dataset of image "
+            "files: arrays and tensors are not resized",
+        )
+    remarks.append(f"a model states the size {size}; the images are arrays of {height}x{width}, and not resized")
+    return images, None, remarks
+
+
 def _digests(images: "Images", count: int | None = None) -> tuple[str, ...]:
     """Short digests of the first `count` images, or of all that are loaded."""
     known = len(images.labels) if count is None else min(count, len(images.labels))
@@ -295,10 +307,10 @@ def _size_of_models(sources: Mapping[str, Source]) -> ImageSize | None:
         if size is not None:
             stated[option] = size
     if len(set(stated.values())) > 1:
+        told = ", and ".join(f"--{option} for {size}" for option, size in stated.items())
         raise WrongSubjectError(
-            "against",
-            f"got a reference for pictures of {stated['against']} and a candidate for {stated['model']}, expected one "
-            "size: state it with --image-size",
+            list(stated)[-1],
+            f"got models for pictures of several sizes ({told}), expected one size: state it with --image-size",
         )
     return next(iter(stated.values()), None)
 
