@@ -166,3 +166,35 @@ def assert_candidate_is_larger(
         f"median difference {result.difference.value:+.4f} on {result.pairs} images, "
         f"expected p of {thresholds.largest_p_value} or less"
     )
+
+
+def assert_right_more_often(
+    ours: Sequence[float],
+    theirs: Sequence[float],
+    names: tuple[str, str],
+    what: str,
+    thresholds: Thresholds,
+    measured: Measure,
+) -> None:
+    """Record the mean shares of right labels of both models, and fail unless the first is larger by more than chance.
+
+    Args:
+        ours: share of right labels of the candidate, image by image.
+        theirs: of the reference, for the same images.
+        names: of candidate and reference.
+        what: the images that the shares are of: "noisy", for example.
+        thresholds: of the run.
+        measured: the fixture.
+    """
+    result = compare(ours, theirs, thresholds.confidence)
+    means = [sum(shares) / len(shares) for shares in (ours, theirs)]
+    measured(value=means[0], reference_value=means[1], images=result.pairs, p_value=result.p_value)
+    measured(threshold=thresholds.largest_p_value, unit="share")
+    assert means[0] > means[1], (
+        f"{means[0]:.1%} of {what} images are right with {names[0]}, expected more than the {means[1]:.1%} of "
+        f"{names[1]} ({result.pairs} images)"
+    )
+    assert result.p_value <= thresholds.largest_p_value, (
+        f"the share of {names[0]} is not shown to be larger than that of {names[1]}: "
+        f"p = {result.p_value:.3f} on {result.pairs} images, expected {thresholds.largest_p_value} or less"
+    )

@@ -2,12 +2,13 @@
 
 import pytest
 
-from metrics.statistics import compare, mean_share
+from metrics.statistics import mean_share
 from robustness_tests.harness.worst import worst_of
+from robustness_tests.judgements import assert_right_more_often
 
 
 @pytest.mark.about("model")
-def test_common_corruptions(candidate, reference, common_corruptions, run, thresholds, measured):
+def test_common_corruptions(candidate, reference, common_corruptions, images, thresholds, measured):
     """The candidate classifies enough images correctly under common corruptions.
 
     The value is the mean accuracy over 15 corruptions and five severities (Hendrycks & Dietterich 2019), such as
@@ -18,8 +19,8 @@ def test_common_corruptions(candidate, reference, common_corruptions, run, thres
     accuracy = mean_share(found.of_images, thresholds.confidence)
     accuracies = {name: sum(of_images) / len(of_images) for name, of_images in found.shares.items()}
     worst, least = min(accuracies, key=accuracies.get), thresholds.common_corruptions
-    measured({"corruptions": accuracies}, estimate=accuracy, images=run.images, threshold=least)
-    measured(worst=worst_of(dict(enumerate(found.of_images))))
+    measured({"corruptions": accuracies}, estimate=accuracy, images=len(images), threshold=least)
+    measured(worst=worst_of(dict(zip(images, found.of_images, strict=True))))
     if reference.name != candidate.name:
         theirs = common_corruptions(reference).of_images
         measured(reference_value=sum(theirs) / len(theirs))
@@ -43,7 +44,7 @@ def test_common_corruptions(candidate, reference, common_corruptions, run, thres
 
 @pytest.mark.about("model")
 def test_candidate_beats_reference_under_common_corruptions(
-    candidate, reference, common_corruptions, thresholds, measured
+    candidate, reference, common_corruptions, images, thresholds, measured
 ):
     """The candidate is right more often than the reference under common corruptions of the same images.
 
@@ -58,16 +59,5 @@ def test_candidate_beats_reference_under_common_corruptions(
     if len(found) == 1:
         pytest.skip(f"nothing to compare: no other model than {candidate.name} was given")
     ours, theirs = (one.of_images for one in found)
-    result = compare(ours, theirs, thresholds.confidence)
-    means = [sum(shares) / len(shares) for shares in (ours, theirs)]
-    measured(value=means[0], reference_value=means[1], images=result.pairs, p_value=result.p_value)
-    measured(threshold=thresholds.largest_p_value, unit="share")
-    measured(worst=worst_of({image: a - b for image, (a, b) in enumerate(zip(ours, theirs, strict=True))}))
-    assert means[0] > means[1], (
-        f"{means[0]:.1%} of corrupted images are right with {candidate.name}, expected more than the {means[1]:.1%} of "
-        f"{reference.name} ({result.pairs} images)"
-    )
-    assert result.p_value <= thresholds.largest_p_value, (
-        f"the share of {candidate.name} is not shown to be larger than that of {reference.name}: "
-        f"p = {result.p_value:.3f} on {result.pairs} images, expected {thresholds.largest_p_value} or less"
-    )
+    measured(worst=worst_of({image: a - b for image, a, b in zip(images, ours, theirs, strict=True)}))
+    assert_right_more_often(ours, theirs, (candidate.name, reference.name), "corrupted", thresholds, measured)

@@ -90,6 +90,7 @@ def test_property_of_common_corruptions(least, worst, each, outcome):
         test_corruptions.test_common_corruptions(*arguments)
     assert values["value"] == pytest.approx(0.5)
     assert values["corruptions"] == pytest.approx({"fog": 0.4, "snow": 0.6})
+    assert values["worst"] == [70, 20], "dataset indices, the worst first"
 
 
 @pytest.mark.parametrize(("gain", "outcome"), [(0.3, ""), (0.0, "expected more than"), (-0.1, "expected more than")])
