@@ -79,7 +79,7 @@ def test_property_of_common_corruptions(least, worst, each, outcome):
     arguments = (
         *models,
         lambda _: CommonCorruptions(SHARES, 150, stored=False),
-        SimpleNamespace(images=2),
+        [70, 20],
         thresholds,
         measured,
     )
@@ -100,6 +100,7 @@ def test_property_of_the_comparison(gain, outcome):
     thresholds = SimpleNamespace(largest_p_value=0.05, confidence=0.95)
     arguments = (
         lambda model: CommonCorruptions({"fog": of_model[model.name]}, 60, stored=False),
+        range(12),
         thresholds,
         lambda *_, **__: None,
     )
