@@ -3,7 +3,10 @@
 import torch
 from torch import Tensor
 
-from metrics.norms import Norm
+from metrics.norms import Norm, per_row, steepest
+
+MOST_MOVED = 128
+"""The most values that a step of steepest descent in L1 moves."""
 
 
 def descending_within_box(gradients: Tensor, points: Tensor) -> Tensor:
@@ -18,6 +21,31 @@ def descending_within_box(gradients: Tensor, points: Tensor) -> Tensor:
     """
     blocked = ((points <= 0) & (gradients > 0)) | ((points >= 1) & (gradients < 0))
     return torch.where(blocked, 0, gradients)
+
+
+def steepest_descent(points: Tensor, gradients: Tensor, lengths: Tensor, norm: Norm) -> Tensor:
+    """Return steps of norm `lengths`, shape (N,), against the gradients; 0 for a zero gradient.
+
+    Values that a step would push out of [0, 1] stay. In L1, the values with the steepest slopes move to 0 or 1, one
+    after the other. In the other norms, clip the sum of point and step to [0, 1].
+
+    Example:
+        >>> point, gradient = torch.tensor([[0.5, 0.1, 0.0]]), torch.tensor([[1.0, 2.0, 3.0]])
+        >>> steepest_descent(point, gradient, torch.tensor([0.3]), "l1")
+        tensor([[-0.2000, -0.1000, -0.0000]])
+        >>> steepest_descent(point, gradient, torch.tensor([0.3]), "linf")
+        tensor([[-0.3000, -0.3000, -0.0000]])
+    """
+    if norm != "l1":
+        return -steepest(descending_within_box(gradients, points), norm) * per_row(lengths, points)
+    room = torch.where(gradients > 0, points, 1 - points).flatten(1)
+    # Most steps need few values. Sorting all of them takes longer than a pass of a small network.
+    most = min(room.shape[1], MOST_MOVED)
+    order = (gradients.abs().flatten(1) * (room > 0)).topk(most, dim=1).indices
+    rooms = room.gather(1, order)
+    before = rooms.cumsum(dim=1) - rooms
+    moved = torch.minimum((lengths[:, None] - before).clamp_min(0), rooms)
+    return -(gradients.sign().flatten(1) * torch.zeros_like(room).scatter(1, order, moved)).view_as(points)
 
 
 def nearest_beyond(points: Tensor, gradients: Tensor, amount: Tensor, norm: Norm) -> Tensor:

@@ -20,6 +20,9 @@ from metrics.results import concatenate
 CHECKPOINTS = (0.25, 0.5, 1.0)
 """Shares of the samples after which targets are dropped and the sampling of an image may stop."""
 
+USUAL: dict[Sampling, tuple[int, int]] = {"ball": (56, 64), "original": (56, 64), "walks": (40, 8)}
+"""Number of blocks, and number of samples in a block, unless they are given."""
+
 STOPPING_FROM = 0.5
 """Earliest share of the samples at which a narrow interval may stop the sampling. An interval can be narrow by chance,
 so each look costs coverage. A constant gradient, or an interval at the radius, stops it at any look."""
@@ -60,6 +63,8 @@ class CleverScores:
         masked_gradient: between the image and a sample, a margin changes more than ten times as fast as the steepest
             gradient allows. The gradients are not those of the function, so there is no score.
         status: `Status` numbers: estimated, saturated, misclassified or unavailable.
+        reach: radius of the ball that was sampled. With `sampling="walks"` it is the distance of a label change, if one
+            was found within the given radius.
         forward: forward passes spent on each image.
         backward: backward passes spent on each image.
     """
@@ -82,6 +87,7 @@ class CleverScores:
     broken_gradient: Tensor
     masked_gradient: Tensor
     status: Tensor
+    reach: Tensor
     forward: Tensor
     backward: Tensor
 
@@ -96,8 +102,8 @@ def clever(
     targets: Targets = "all",
     sampling: Sampling = "ball",
     tolerance: float = 0.05,
-    blocks: int = 56,
-    block_size: int = 64,
+    blocks: int | None = None,
+    block_size: int | None = None,
     pruning: float = 3.0,
     seed: int | Sequence[int] = 0,
     batch_size: int = 100,
@@ -111,7 +117,19 @@ def clever(
     over all targets.
 
     The score is an estimate: nothing proves it. In many dimensions, random points of a ball hardly ever meet the
-    steepest places.
+    steepest places. `sampling="walks"` looks for them:
+
+    - A descent from the image finds a label change. Its distance, if smaller, replaces the radius, because the nearest
+      adversarial example is not further away.
+    - The bound needs the gradients on the way to the nearest adversarial example only, where the label is still kept.
+      So gradients beyond a label change do not count, and the theorem still holds.
+    - Each sample is a walk: from a point that is uniform in the ball, four steps of 0.3 radii down the margin, within
+      ball and box, until the label changes. Its value is the largest dual norm at its points. Values of several walks
+      are independent, as the extreme-value distribution requires; points of one walk are not. The end-point of these
+      values is not larger than the L of the theorem.
+    - The largest dual norm on the descent is a lower bound of L, like that at the image.
+
+    A walk uses no result of an attack. The score is never above the distance of the label change that was found.
 
     All targets share the points; with more than 64 targets, two groups have different points in the first block.
     Targets that are unlikely to have the smallest score are dropped: by the gradient at the image, by the first block,
@@ -129,13 +147,13 @@ def clever(
             the cap alone makes the score a lower bound.
         targets: classes to score, int64, shape (N, T), never the label; or "all" (all other classes), "top-2" (the
             runner-up), "least-likely" or "random". Each of the last three gives the score of one target.
-        sampling: "ball": points uniform in the ball of the norm. "original": points as in the authors' code, an L2
-            direction times a length uniform in [0, radius], whatever the norm. The score in L-infinity is then at most
-            radius / sqrt(size of the image), because the samples cover no larger ball.
+        sampling: "ball": points uniform in the ball of the norm, as published. "original": points as in the authors'
+            code, an L2 direction times a length uniform in [0, radius], whatever the norm. The score in L-infinity is
+            then at most radius / sqrt(size of the image), because the samples cover no larger ball. "walks": see above.
         tolerance: sampling ends when half the width of the 95 % interval is at most this share of the score, or when
             the whole interval is at the radius. With 0, only a constant gradient or the radius ends it early.
-        blocks: the largest number of block maxima, 3 or more.
-        block_size: number of samples in a block.
+        blocks: the largest number of block maxima, 3 or more; by default 56, or 40 of walks.
+        block_size: number of samples in a block; by default 64 points, or 8 walks.
         pruning: a target is dropped for good when its score in the first block is more than this many times the
             smallest. The factor is smaller where the norms of the gradients hardly differ, and shrinks at each later
             look. `inf` keeps all targets.
@@ -159,7 +177,7 @@ def clever(
         >>> clever(model, image, torch.tensor([0]), norm="linf", radius=1.0).score
         tensor([0.3000])
     """
-    budget = Budget(sampling, tolerance, blocks, block_size, pruning, batch_size)
+    budget = budget_of(sampling, tolerance, blocks, block_size, pruning, batch_size)
     return _clever(model, images, labels, (norm,), radius, targets, budget, seed)[norm]
 
 
@@ -173,8 +191,8 @@ def clever_norms(
     sampling: Sampling,
     targets: Targets = "all",
     tolerance: float = 0.05,
-    blocks: int = 56,
-    block_size: int = 64,
+    blocks: int | None = None,
+    block_size: int | None = None,
     pruning: float = 3.0,
     seed: int | Sequence[int] = 0,
     batch_size: int = 100,
@@ -199,7 +217,7 @@ def clever_norms(
     norms = tuple(norms)
     if not norms or len(set(norms)) < len(norms):
         raise ValueError(f"got norms={norms!r}, expected different ones of {', '.join(map(repr, NORMS))}")
-    budget = Budget(sampling, tolerance, blocks, block_size, pruning, batch_size)
+    budget = budget_of(sampling, tolerance, blocks, block_size, pruning, batch_size)
     if sampling == "original":
         if isinstance(radius, Mapping):
             raise ValueError(
@@ -232,7 +250,6 @@ class Budget:
 
     def __post_init__(self) -> None:
         """Check the range of each parameter."""
-        check_choice("sampling", self.sampling, SAMPLINGS)
         check_number("tolerance", self.tolerance, least=0)
         check_count("blocks", self.blocks, 3)
         check_count("block_size", self.block_size, 1)
@@ -243,6 +260,27 @@ class Budget:
     def checkpoints(self) -> list[int]:
         """Return the numbers of blocks after which the intervals are checked. A fit needs at least three blocks."""
         return sorted({min(self.blocks, max(3, math.ceil(part * self.blocks))) for part in CHECKPOINTS})
+
+
+def budget_of(
+    sampling: Sampling,
+    tolerance: float,
+    blocks: int | None,
+    block_size: int | None,
+    pruning: float,
+    batch_size: int,
+) -> Budget:
+    """Return the budget, with the usual numbers of blocks and samples in place of None."""
+    check_choice("sampling", sampling, SAMPLINGS)
+    usual = USUAL[sampling]
+    return Budget(
+        sampling,
+        tolerance,
+        usual[0] if blocks is None else blocks,
+        usual[1] if block_size is None else block_size,
+        pruning,
+        batch_size,
+    )
 
 
 def _clever(
@@ -327,15 +365,14 @@ def _scores(
         batch_size=budget.batch_size,
         generators=generators,
     )
-    size = images[0].numel()
-    estimates = [
-        RunningScores(gradients, index, correct, covered_radius(budget.sampling, norm, radius, size), budget.pruning)
-        for index, norm in enumerate(norms)
-    ]
     rows = correct.nonzero().flatten()
     if len(rows):
-        for estimate, largest in zip(estimates, gradients.at_images(rows), strict=True):
-            estimate.prune_by_image(rows, largest)
+        gradients.measure_images(rows)
+    size = images[0].numel()
+    reached = [covered_radius(budget.sampling, norm, gradients.radius, size) for norm in norms]
+    estimates = [RunningScores(gradients, index, correct, reach, budget.pruning) for index, reach in enumerate(reached)]
+    for estimate in estimates:
+        estimate.prune_by_image(rows)
     drawn = 0
     if candidates.shape[1] > MANY_TARGETS:
         _first_block_of_many(gradients, estimates)
@@ -350,7 +387,9 @@ def _scores(
             else:
                 estimate.update(blocks, budget.tolerance if blocks >= STOPPING_FROM * budget.blocks else 0.0)
     return {
-        norm: CleverScores(**estimate.columns(), forward=passes.forward, backward=passes.backward)
+        norm: CleverScores(
+            **estimate.columns(), reach=gradients.radius, forward=passes.forward, backward=passes.backward
+        )
         for norm, estimate in zip(norms, estimates, strict=True)
     }
 

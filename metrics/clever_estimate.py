@@ -39,7 +39,7 @@ class RunningScores:
         gradients: the sampled gradient norms, for T targets of each image.
         index: index of the norm.
         correct: whether each image is classified correctly, bool, shape (N,). The others have no score.
-        radius: the largest possible score, shape (N,).
+        radius: the largest possible score, shape (N,). A score there is saturated, unless a label changes there.
         pruning: the largest slack of a target after the first block: it stays while its score there is at most this
             many times the smallest. Targets whose gradient norms hardly differ get less slack, see `prune_by_pilot`.
     """
@@ -53,7 +53,8 @@ class RunningScores:
         self.radius = radius
         self.pruning = pruning
         self.slack = torch.full_like(self.margins, pruning)
-        self.at_image = torch.zeros_like(self.margins)
+        self.at_image = gradients.at_image[index]
+        self.on_descent = gradients.on_descent[index]
         self.active = correct.clone()
         self.kept = correct[:, None].expand_as(self.margins).clone()
         count, like = len(correct), self.margins
@@ -68,9 +69,9 @@ class RunningScores:
         """Return the targets that need more samples, bool, shape (N, T)."""
         return self.kept & self.active[:, None]
 
-    def prune_by_image(self, rows: Tensor, norms: Tensor) -> None:
-        """Drop targets by the dual norms at the images `rows`, shape (R, T)."""
-        self.at_image[rows] = norms
+    def prune_by_image(self, rows: Tensor) -> None:
+        """Drop targets of the images `rows`, shape (R,), by the dual norms there."""
+        norms = self.at_image[rows]
         # A zero gradient says nothing here: the margin may have its maximum at the image.
         undecided = (norms == 0) | ~norms.isfinite()
         self._prune(rows, self.margins[rows] / norms, AT_IMAGE * self.slack[rows], undecided)
@@ -105,6 +106,9 @@ class RunningScores:
         """
         if math.isfinite(self.pruning):
             spread = self.maxima[:, :, 0] / self.means[:, :, 0]
+            if self.gradients.sampling == "walks":
+                # Few walks tell little about their spread. The rise from the image to their steepest point tells more.
+                spread = spread.maximum(self.maxima[:, :, 0] / self.at_image)
             self.slack = torch.where(spread.isfinite(), spread**2, self.pruning).clamp(1, self.pruning)
         rows = self.active.nonzero().flatten()
         if len(rows):
@@ -146,8 +150,9 @@ class RunningScores:
         return {**self.numbers, **self.flags, **columns}
 
     def _floor(self, rows: Tensor, blocks: int) -> Tensor:
-        """Return a lower bound of the largest dual norm: the larger of the norm at the image and the steepest slope."""
-        return self.at_image[rows].maximum(self.slopes[rows, :, :blocks].amax(dim=2))
+        """Return a lower bound of the largest dual norm: the largest norm that is no sample, or the steepest slope."""
+        norms = self.at_image[rows].maximum(self.on_descent[rows])
+        return norms.maximum(self.slopes[rows, :, :blocks].amax(dim=2))
 
     def _prune(self, rows: Tensor, scores: Tensor, slack: Tensor, undecided: Tensor) -> None:
         """Drop targets above `slack` times the smallest score. `undecided` targets stay, and are never the smallest."""
@@ -207,13 +212,14 @@ class RunningScores:
         }
         for name, value in values.items():
             self.numbers[name][rows] = value
-        self.flags["saturated"][rows] = score >= radius
+        saturated = (score >= radius) & ~self.gradients.changes[rows]
+        self.flags["saturated"][rows] = saturated
         self.flags["degenerate_fit"][rows] = fit.degenerate
         self.flags["no_finite_endpoint"][rows] = fit.no_finite_endpoint
         self.target[rows] = self.gradients.targets[rows].gather(1, column).squeeze(1)
         self.blocks[rows] = maxima.shape[2]
         self.winning[rows, : maxima.shape[2]] = maxima[torch.arange(len(rows), device=rows.device), winner.column]
-        self.status[rows] = torch.where(score >= radius, Status.SATURATED, Status.ESTIMATED)
+        self.status[rows] = torch.where(saturated, Status.SATURATED, Status.ESTIMATED)
 
 
 def _raised(fits: EndPoint, floor: Tensor) -> EndPoint:

@@ -113,7 +113,7 @@ class Passes:
     def target_gradients(
         self, images: Tensor, labels: Tensor, targets: Tensor, rows: Tensor
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield logit[label] - logit[target], shape (R,), and its gradient for each column of `targets`, (R, T).
+        """Yield the logits, and the gradient of logit[label] - logit[target], for each column of `targets`, (R, T).
 
         One forward pass serves all targets, unless the model is compiled. Gradients are yielded one by one, so that
         only one is in memory.
@@ -122,8 +122,7 @@ class Passes:
         if self.compiled:
             for target in targets.unbind(dim=1):
                 of_target = functools.partial(margin, labels=labels, targets=target)
-                logits, gradient = self.logits_and_gradient(images, rows, of_target)
-                yield of_target(logits), gradient
+                yield self.logits_and_gradient(images, rows, of_target)
             return
         images = images.detach().requires_grad_(True)
         with torch.enable_grad():
@@ -131,7 +130,7 @@ class Passes:
             for column in range(columns):
                 margins = margin(logits, labels, targets[:, column])
                 keep_graph = column + 1 < columns
-                yield margins.detach(), self._gradient(margins.sum(), images, rows, keep_graph=keep_graph)
+                yield logits.detach(), self._gradient(margins.sum(), images, rows, keep_graph=keep_graph)
 
     def margin_with_graph(self, images: Tensor, labels: Tensor, targets: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return the images as leaves, and the gradient of logit[label] - logit[target] with its graph.

@@ -87,6 +87,35 @@ def test_share_of_clever_below_distance(model, norm, clever, adversarial_distanc
     )
 
 
+@pytest.mark.about("numbers", feeds="published_clever_share")
+def test_share_of_published_clever_below_distance(
+    model, norm, published_clever, adversarial_distance, images, thresholds, measured
+):
+    """The same share for CLEVER as it was published: its samples are random points of the ball.
+
+    This is a comparison, and fails only if your threshold file states a least share. Random points miss the steep
+    places of many networks, and then the published score is above the distance more often than the score of this suite.
+    """
+    judged, agree = [], []
+    for image in images:
+        score, distance = published_clever(model, image, norm=norm), adversarial_distance(model, image, norm=norm)
+        agrees, _ = verdict(score, distance)
+        if agrees is not None:
+            agree.append(agrees)
+            judged.append((score, distance.distance))
+    if not judged:
+        pytest.skip("no image has both a published CLEVER score below its radius and an adversarial distance")
+    below = share(sum(agree), len(agree), thresholds.confidence)
+    ratios = [score.score / distance for score, distance in judged if score.status is Status.ESTIMATED]
+    least = thresholds.published_clever_below_distance
+    measured(estimate=below, threshold=least, images=len(judged), judged_by="interval")
+    measured(median_ratio=median(ratios, thresholds.confidence).value if ratios else None)
+    assert least is None or below.upper >= least, (
+        f"published CLEVER is not above the adversarial {norm} distance for {below.value:.1%} of {len(judged)} images "
+        f"of {model.name} ({below.lower:.1%} to {below.upper:.1%}), expected {least:.1%} or more"
+    )
+
+
 @pytest.mark.about("suite")
 def test_anchored_clever_below_distance(
     model, norm, anchored_clever, adversarial_distance, images, thresholds, measured

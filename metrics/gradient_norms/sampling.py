@@ -1,4 +1,4 @@
-"""The two ways in which points around an image are sampled."""
+"""The ways in which points around an image are sampled."""
 
 import math
 from collections.abc import Sequence
@@ -9,18 +9,19 @@ from torch import Tensor
 
 from metrics.norms import Norm, steepest, uniform_in_ball
 
-Sampling = Literal["ball", "original"]
+Sampling = Literal["ball", "original", "walks"]
 
-SAMPLINGS: tuple[Sampling, ...] = ("ball", "original")
+SAMPLINGS: tuple[Sampling, ...] = ("ball", "original", "walks")
 """`ball`: uniform in the ball of the norm, as in the paper. `original`: a uniform L2 direction times a length that is
-uniform in [0, radius], whatever the norm of the score, as in the authors' code."""
+uniform in [0, radius], whatever the norm of the score, as in the authors' code. `walks`: from points that are uniform
+in a smaller ball, a few steps down the margin."""
 
 
 def perturbations(
     sampling: Sampling, norm: Norm, count: int, shape: Sequence[int], generator: torch.Generator, dtype: torch.dtype
 ) -> Tensor:
-    """`count` perturbations within radius 1, shape (count, *shape), on the CPU."""
-    if sampling == "ball":
+    """`count` perturbations within radius 1, shape (count, *shape), on the CPU; of walks, their starts."""
+    if sampling != "original":
         return uniform_in_ball(count, shape, norm, generator, dtype)
     size = math.prod(shape)
     directions = steepest(torch.randn(count, size, generator=generator, dtype=dtype), "l2")

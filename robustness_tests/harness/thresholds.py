@@ -19,6 +19,7 @@ SCALARS = {
     ("common_corruptions", "least_of_worst"): "worst_corruption",
     ("comparison", "largest_p_value"): "largest_p_value",
     ("clever_below_distance", "least_share"): "clever_below_distance",
+    ("published_clever_below_distance", "least_share"): "published_clever_below_distance",
     ("clever_radius", "factor"): "clever_radius_factor",
     ("certified_distance", "least_ratio"): "certified_ratio",
     ("informative_gradients", "tolerance"): "gradient_tolerance",
@@ -50,6 +51,7 @@ class Thresholds:
         corruptions: `common_corruptions.NAME`: the least accuracy under a corruption, by its name.
         largest_p_value: `comparison.largest_p_value`.
         clever_below_distance: `clever_below_distance.least_share`.
+        published_clever_below_distance: `published_clever_below_distance.least_share`; None: not judged.
         clever_radius_factor: `clever_radius.factor`.
         gradient_tolerance: `informative_gradients.tolerance`.
         certified_ratio: `certified_distance.least_ratio`.
@@ -74,6 +76,7 @@ class Thresholds:
     corruptions: Mapping[str, float]
     largest_p_value: float
     clever_below_distance: float
+    published_clever_below_distance: float | None
     clever_radius_factor: float
     gradient_tolerance: float
     certified_ratio: float
@@ -105,7 +108,7 @@ def load_thresholds(path: Path | None, model: str = "", dataset: str = "") -> Th
     Raises:
         ValueError: for a file that cannot be read or is not TOML, an unknown key, or a value of a wrong type or range.
     """
-    optional = ("clean_accuracy", "common_corruptions", "worst_corruption")
+    optional = ("clean_accuracy", "common_corruptions", "worst_corruption", "published_clever_below_distance")
     merged: dict[str, Any] = {section: {} for section in (*SHARES, "corruptions")} | dict.fromkeys(optional)
     others: list[str] = []
     files = [DEFAULT_FILE] if path is None else [DEFAULT_FILE, path]
