@@ -123,7 +123,7 @@ def clever(
       adversarial example is not further away.
     - The bound needs the gradients on the way to the nearest adversarial example only, where the label is still kept.
       So gradients beyond a label change do not count, and the theorem still holds.
-    - Each sample is a walk: from a point that is uniform in the ball, four steps of 0.3 radii down the margin, within
+    - Each sample is a walk: from a point that is uniform in the ball, six steps of 0.3 radii down the margin, within
       ball and box, until the label changes. Its value is the largest dual norm at its points. Values of several walks
       are independent, as the extreme-value distribution requires; points of one walk are not. The end-point of these
       values is not larger than the L of the theorem.

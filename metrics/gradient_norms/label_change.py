@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from metrics.box import nearest_beyond
+from metrics.gradient_norms.walks import stepped
 from metrics.norms import DUAL, Norm, per_row, vector_norm
 from metrics.passes import Passes, margin
 
@@ -22,6 +23,9 @@ STEPS = 40
 
 DESCENTS = 3
 """Descents from each image: towards the targets that are nearest by the gradients at the image."""
+
+ROUNDS, STEPS_OF_ROUND, TIGHTER = 6, 6, 0.93
+"""Rounds that look for a nearer label change, steps in each, and the factor on the distance."""
 
 BISECTIONS = 4
 """Forward passes for a nearer label change on the segment from the image."""
@@ -50,15 +54,18 @@ def nearest_label_change(
         (R, T): on its descent while the label is kept, and half-way to the label change. By the midpoint rule, the
         latter is about as steep as the margin falls on this way. 0 where none was taken.
     """
-    model = _Margins(passes, images, labels, targets, rows)
+    norms = norms.clamp_min(torch.finfo(norms.dtype).tiny)
+    model = _Margins(passes, images, labels, targets, norms, rows)
     clean = model.margins(passes.logits(images, rows), torch.arange(len(images), device=images.device))
     away = torch.where(norms.isfinite(), clean / norms, torch.inf)
     nearest = away.topk(min(DESCENTS, targets.shape[1]), dim=1, largest=False).indices
-    distances, steepest = torch.full_like(away[:, 0], torch.inf), torch.zeros_like(norms)
+    steepest = torch.zeros_like(norms)
+    distances, ways = torch.full_like(away[:, 0], torch.inf), torch.zeros_like(images)
     for columns in nearest.unbind(dim=1):
-        ends = _descended(model, columns, norm, steepest)
-        distances = distances.minimum(_change_before(model, ends, norm, steepest))
-    return distances, steepest
+        found, way = _change_before(model, _descended(model, columns, norm, steepest), norm, steepest)
+        nearer = found < distances
+        distances, ways = torch.where(nearer, found, distances), torch.where(per_row(nearer, ways), way, ways)
+    return _tightened(model, distances, ways, norm, steepest), steepest
 
 
 def keeps_label(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
@@ -74,6 +81,7 @@ class _Margins:
     images: Tensor
     labels: Tensor
     targets: Tensor
+    norms: Tensor
     rows: Tensor
 
     def margins(self, logits: Tensor, some: Tensor) -> Tensor:
@@ -96,33 +104,36 @@ def _descended(model: _Margins, columns: Tensor, norm: Norm, steepest: Tensor) -
     ends, limits = model.images.clone(), None
     going = torch.arange(len(ends), device=ends.device)
     for _ in range(STEPS):
+        if not len(going):
+            break
         margins, gradients = model.gradients(ends[going], going, columns[going])
         kept = (margins > 0).all(dim=1)
         going, margins, gradients = (one[kept] for one in (going, margins, gradients))
-        if not len(going):
-            break
         column = columns[going]
         steepest[going, column] = steepest[going, column].maximum(vector_norm(gradients, DUAL[norm]))
         own = margins.gather(1, column[:, None]).squeeze(1)
         step = nearest_beyond(ends[going], gradients, OVERSHOOT * own, norm)
         lengths = vector_norm(step, norm)
         if limits is None:
-            limits = LENGTH * lengths
+            limits = torch.zeros_like(steepest[:, 0]).index_put((going,), LENGTH * lengths)
         shares = (limits[going] / lengths.clamp_min(torch.finfo(lengths.dtype).tiny)).clamp_max(1)
         ends[going] = (ends[going] + per_row(shares, step) * step).clamp(0, 1)
+        going = going[lengths > 0]  # without a gradient, or at the edge of the box, a descent ends
     return ends
 
 
-def _change_before(model: _Margins, ends: Tensor, norm: Norm, steepest: Tensor) -> Tensor:
-    """Return the distance of a label change on the segment to each end, shape (R,); inf if the label is kept there.
+def _change_before(model: _Margins, ends: Tensor, norm: Norm, steepest: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the distance of a label change on the segment to each end, shape (R,), and the way to it.
+
+    The distance is inf if the label is kept at the end.
 
     `steepest` is raised by the gradient half-way to the change, for the class that the label changes to.
     """
-    distances = torch.full_like(steepest[:, 0], torch.inf)
+    distances, ways = torch.full_like(steepest[:, 0], torch.inf), torch.zeros_like(ends)
     everything = torch.arange(len(ends), device=ends.device)
     changed = (model.at(ends, everything) <= 0).any(dim=1).nonzero().flatten()
     if not len(changed):
-        return distances
+        return distances, ways
     images = model.images[changed]
     way = ends[changed] - images
     kept, lost = torch.zeros_like(distances[changed]), torch.ones_like(distances[changed])
@@ -131,8 +142,39 @@ def _change_before(model: _Margins, ends: Tensor, norm: Norm, steepest: Tensor) 
         keeps = (model.at(images + per_row(middle, way) * way, changed) > 0).all(dim=1)
         kept, lost = torch.where(keeps, middle, kept), torch.where(keeps, lost, middle)
     way = per_row(lost, way) * way
-    distances[changed] = vector_norm(way, norm)
+    distances[changed], ways[changed] = vector_norm(way, norm), way
     columns = model.at(images + way, changed).argmin(dim=1)
     _, gradients = model.gradients(images + way / 2, changed, columns)
     steepest[changed, columns] = steepest[changed, columns].maximum(vector_norm(gradients, DUAL[norm]))
+    return distances, ways
+
+
+def _tightened(model: _Margins, distances: Tensor, ways: Tensor, norm: Norm, steepest: Tensor) -> Tensor:
+    """Return the distances, shape (R,), of nearer label changes, and raise `steepest` on the way.
+
+    In each round, a descent within a ball that is smaller by `TIGHTER` starts on the way to the label change that is
+    known. An image whose label does not change there has its last round.
+    """
+    going = distances.isfinite().nonzero().flatten()
+    for _ in range(ROUNDS):
+        if not len(going):
+            break
+        ways[going] *= TIGHTER
+        radii = TIGHTER * distances[going]
+        columns = (model.at(model.images[going] + ways[going], going) / model.norms[going]).argmin(dim=1)
+        changed = torch.zeros_like(going, dtype=torch.bool)
+        left = torch.arange(len(going), device=going.device)
+        for _ in range(STEPS_OF_ROUND):
+            some, column = going[left], columns[left]
+            points = model.images[some] + ways[some]
+            margins, gradients = model.gradients(points, some, column)
+            kept = (margins > 0).all(dim=1)
+            changed[left[~kept]] = True
+            left, some, column, points, gradients = (one[kept] for one in (left, some, column, points, gradients))
+            if not len(left):
+                break
+            steepest[some, column] = steepest[some, column].maximum(vector_norm(gradients, DUAL[norm]))
+            ways[some] = stepped(points, gradients, model.images[some], radii[left], norm) - model.images[some]
+        distances[going[changed]] = vector_norm(ways[going[changed]], norm)
+        going = going[changed]
     return distances

@@ -104,7 +104,7 @@ class GradientNorms:
         no_steps = torch.empty(len(rows), 0, 0, dtype=torch.bool, device=rows.device)
         self.at_image[:, rows] = self._in_batches(self.images[rows], rows, columns, no_steps)[0]
         if self.sampling == "walks":
-            distances, self.on_descent[0, rows] = nearest_label_change(
+            distances, steepest = nearest_label_change(
                 self.passes,
                 self.images[rows],
                 self.labels[rows],
@@ -114,6 +114,8 @@ class GradientNorms:
                 rows,
             )
             self.changes[rows] = distances <= self.radius[rows]
+            # Where the label changes beyond the radius only, the descent leaves the ball.
+            self.on_descent[0, rows] = torch.where(self.changes[rows, None], steepest, 0)
             self.radius = self.radius.index_put((rows,), self.radius[rows].minimum(distances))
 
     def draw(self, wanted: Tensor, blocks: range) -> None:
@@ -201,8 +203,8 @@ class GradientNorms:
     def _walked(self, place: "_Place", free: Tensor, norms: Tensor, slopes: Tensor) -> tuple[Tensor, Tensor]:
         """Return the largest dual norms and slopes of the walks that start at places, each (1, P).
 
-        A walk ends where the label changes. What is beyond has no influence on the distance, so its gradient does not
-        count. The image itself counts as a point of every walk.
+        A walk ends where the label changes, or where there is no gradient to follow. What is beyond a label change has
+        no influence on the distance, so its gradient does not count. The image itself is a point of every walk.
 
         Args:
             place: P starts.
@@ -211,17 +213,19 @@ class GradientNorms:
             slopes: the slopes from the images to the starts, shape (1, P).
         """
         kept = self._keeps_label(place)
+        goes_on = kept & (norms[0] > 0)
         norms = torch.where(kept, norms, 0).maximum(self.at_image[:, place.rows, place.columns])
-        going = kept.nonzero().flatten()
+        going = goes_on.nonzero().flatten()
         for may_move in free.unbind(dim=1):
             if not len(going):
                 break
-            place = self._stepped(place.of(kept), may_move[going])
+            place = self._stepped(place.of(goes_on), may_move[going])
             there, rises = self._measured(place)
             kept = self._keeps_label(place)
             norms[:, going] = norms[:, going].maximum(torch.where(kept, there, 0))
             slopes[:, going] = slopes[:, going].maximum(rises)
-            going = going[kept]
+            goes_on = kept & (there[0] > 0)
+            going = going[goes_on]
         return norms, slopes
 
     def _stepped(self, place: "_Place", free: Tensor) -> "_Place":

@@ -10,8 +10,8 @@ from torch import Tensor
 from metrics.box import steepest_descent
 from metrics.norms import Norm, project
 
-STEPS = 4
-"""Steps of a walk. With its start, a walk has five points."""
+STEPS = 6
+"""Steps of a walk. With its start, a walk has seven points."""
 
 LENGTH = 0.3
 """Length of a step, as a share of the radius of the ball."""
