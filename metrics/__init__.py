@@ -7,6 +7,7 @@ from metrics.certified_distance import CertifiedDistances, certified_distance
 from metrics.class_distances import ClassDistances, class_distances
 from metrics.clever import CleverScores, clever, clever_norms
 from metrics.exact_distance import ExactDistances, exact_distance
+from metrics.failure_probability import FailureProbabilities, failure_probability
 from metrics.noise_accuracy import NoiseAccuracies, noise_accuracy
 from metrics.second_order_clever import SecondOrderScores, second_order_clever
 from metrics.smoothed_radius import SmoothedRadii, smoothed_radius
@@ -20,6 +21,7 @@ __all__ = [
     "ClassDistances",
     "CleverScores",
     "ExactDistances",
+    "FailureProbabilities",
     "NoiseAccuracies",
     "SearchPath",
     "SecondOrderScores",
@@ -32,6 +34,7 @@ __all__ = [
     "clever",
     "clever_norms",
     "exact_distance",
+    "failure_probability",
     "noise_accuracy",
     "second_order_clever",
     "smoothed_radius",

@@ -58,7 +58,7 @@ def test_names_and_figures(file):
             assert found[f"{name}/value"] == row["value"]
 
 
-@pytest.mark.parametrize("content", ["{", '{"schema": 3}', None], ids=["damaged", "incomplete", "absent"])
+@pytest.mark.parametrize("content", ["{", '{"schema": 4}', None], ids=["damaged", "incomplete", "absent"])
 def test_bad_file_is_one_line(tmp_path, content):
     path = tmp_path / "results.json"
     if content is not None:

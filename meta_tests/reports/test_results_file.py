@@ -119,7 +119,7 @@ def test_two_runs_are_compared(tmp_path):
     [
         (None, "cannot be read"),
         ("{}", "JSON without a schema"),
-        ('{"schema": 3}', "without verdict"),
+        ('{"schema": 4}', "without verdict"),
         ("old", "incomplete"),
     ],
 )

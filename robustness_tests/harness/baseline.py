@@ -10,7 +10,7 @@ from typing import Any
 
 from robustness_tests.subjects.catalog import closest
 
-SCHEMA = 3
+SCHEMA = 4
 """Version of the results.json format, see docs/results.md.
 
 Increase it when a field is removed or changes its meaning, but not for a new field.
