@@ -3,6 +3,8 @@
     python benchmarks/clever.py original       # our scores beside the authors' fit of 500 x 1,024 samples
     python benchmarks/clever.py art            # passes and time beside ART's clever_u, at equal samples
     python benchmarks/clever.py distances      # share of CLEVER <= distance, ratio, anchored scores
+    python benchmarks/clever.py walks          # walks beside random points: above the distance, ratio, passes
+    python benchmarks/clever.py seeds          # how much a score changes from seed to seed
     python benchmarks/clever.py exact          # the same against exact distances of small networks
     python benchmarks/clever.py radius         # what the radius does
     python benchmarks/clever.py time           # overhead of a pass, share of the fits; ResNet-20 and small CNN
@@ -30,12 +32,15 @@ from metrics.norms import DUAL, vector_norm
 from metrics.passes import margin
 from metrics.statistics import share
 from references.linear_pieces import exact_distance, network
+from robustness_tests.harness.fixtures.clever import BUDGETS as CLEVER_BUDGETS
 
 REFERENCE = Path(__file__).with_name("clever_reference.npz")
 RADIUS = {
     "cnn_a_standard": {"linf": 0.01, "l2": 0.4, "l1": 20.0},
     "cnn_a_adv": {"linf": 0.035, "l2": 1.1, "l1": 40.0},
     "resnet20": {"linf": 0.01, "l2": 0.4, "l1": 20.0},
+    "wide_standard": {"linf": 0.01, "l2": 0.25, "l1": 12.0},
+    "wide_robust": {"linf": 0.02, "l2": 0.5, "l1": 20.0},
     "standard": {"linf": 0.25, "l2": 1.25, "l1": 6.0},
     "robust": {"linf": 0.25, "l2": 1.25, "l1": 6.0},
 }
@@ -50,6 +55,8 @@ def main():
         "original": against_original,
         "art": against_art,
         "distances": against_distances,
+        "walks": walks_beside_points,
+        "seeds": between_seeds,
         "exact": against_exact,
         "radius": radius,
         "time": passes_and_time,
@@ -58,6 +65,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=parts)
     parser.add_argument("--images", type=int, default=50)
+    parser.add_argument("--first", type=int, default=0, help="number of the first image, for walks and seeds")
+    parser.add_argument("--norms", default="linf,l2,l1", help="for walks and seeds")
     parser.add_argument("--models", default="cnn_a_standard,cnn_a_adv,standard,robust")
     options = parser.parse_args()
     parts[options.part](options)
@@ -245,12 +254,62 @@ def against_distances(options):
             )
 
 
+BUDGETS = {
+    "ball, 960 points": {"sampling": "ball", "blocks": 40, "block_size": 24},
+    "walks, default": {"sampling": "walks", **CLEVER_BUDGETS["default"]},
+    "walks, thorough": {"sampling": "walks", **CLEVER_BUDGETS["thorough"]},
+}
+
+
+def walks_beside_points(options):
+    """Distances with the thorough effort. Use images that nothing was tuned on: --first 300."""
+    header("model", "norm", "sampling", "images", "above the distance", "largest ratio", "CLEVER / distance, median",
+           "half-width / score", "end-point not shown", "forward + backward")  # fmt: skip
+    for name in options.models.split(","):
+        network, images, labels = subject(name, options.images, options.first)
+        seeds = list(range(options.first, options.first + len(images)))
+        for norm in options.norms.split(","):
+            found = adversarial_distance(network, images, labels, norm=norm, effort="thorough", seed=seeds)
+            for what, budget in BUDGETS.items():
+                same = {"norm": norm, "radius": RADIUS[name][norm], "seed": seeds, "batch_size": 240}
+                scores = clever(network, images, labels, **same, **budget)
+                estimated = scores.status == Status.ESTIMATED
+                ratios = (scores.score / found.distance)[estimated]
+                width = ((scores.upper - scores.lower) / 2 / scores.score)[estimated]
+                row(
+                    name,
+                    norm,
+                    what,
+                    len(ratios),
+                    f"{int((ratios > 1 + 1e-5).sum())}",
+                    f"{ratios.max():.3f}",
+                    f"{ratios.median():.3f}",
+                    f"{width.median():.3f}",
+                    f"{scores.no_finite_endpoint[estimated].double().mean():.0%}",
+                    f"{scores.forward.double().mean():,.0f} + {scores.backward.double().mean():,.0f}",
+                )
+
+
+def between_seeds(options):
+    """The median over images of |score with another seed / score - 1|."""
+    header("model", "norm", *BUDGETS)
+    for name in options.models.split(","):
+        network, images, labels = subject(name, options.images, options.first)
+        for norm in options.norms.split(","):
+            changes = []
+            for budget in BUDGETS.values():
+                same = {"norm": norm, "radius": RADIUS[name][norm], "batch_size": 240}
+                one, other = (clever(network, images, labels, seed=seed, **same, **budget) for seed in (1, 2))
+                changes.append(f"{(other.score / one.score - 1).abs().nanmedian():.1%}")
+            row(name, norm, *changes)
+
+
 def against_exact(options):  # noqa: ARG001  # one signature
     """Small random ReLU networks, whose exact distance comes from every linear piece; see references/."""
     header("norm", "images", "CLEVER > exact", "largest ratio", "CLEVER / exact, median", "anchored > exact",
-           "largest ratio", "anchored / exact, median")  # fmt: skip
+           "largest ratio", "anchored / exact, median", "walks > exact", "largest ratio", "walks / exact, median")  # fmt: skip
     for norm in ("linf", "l2", "l1"):
-        published, anchored = [], []
+        published, anchored, walks = [], [], []
         for seed in range(16):
             layers = network(seed)
             images = torch.rand(3, 1, 2, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.double)
@@ -261,14 +320,16 @@ def against_exact(options):  # noqa: ARG001  # one signature
             size = 2 * float(exact[exact.isfinite()].median())
             scores = clever(layers, images, labels, norm=norm, radius=size, seed=seed)
             lowered = anchored_clever(layers, images, labels, found.adversarial, scores, norm=norm)
+            walked = clever(layers, images, labels, norm=norm, radius=size, seed=seed, sampling="walks")
             judged = exact.isfinite() & (scores.status == Status.ESTIMATED) & lowered.score.isfinite()
             published.append((scores.score / exact)[judged])
             anchored.append((lowered.score / exact)[judged])
-        tables = [torch.cat(ratios) for ratios in (published, anchored)]
+            walks.append((walked.score / exact)[judged])
+        tables = [torch.cat(ratios) for ratios in (published, anchored, walks)]
         numbers = [
             (f"{(one > 1 + 1e-5).double().mean():.0%}", f"{one.max():.3f}", f"{one.median():.3f}") for one in tables
         ]
-        row(norm, len(tables[0]), *numbers[0], *numbers[1])
+        row(norm, len(tables[0]), *(number for one in numbers for number in one))
 
 
 def radius(options):
@@ -318,7 +379,7 @@ def passes_and_time(options):  # noqa: ARG001  # one signature
 class Stopwatch:
     """Seconds in everything that is neither sampling nor the model."""
 
-    names = ("prune_by_image", "prune_by_pilot", "look")
+    names = ("prune_by_image", "prune_by_pilot", "update")
 
     def __enter__(self):
         self.seconds, self.kept = 0.0, {name: getattr(RunningScores, name) for name in self.names}

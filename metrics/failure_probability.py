@@ -43,13 +43,13 @@ class FailureProbabilities:
 
     Attributes:
         probability: the estimate, 1 if all first particles have another label. Where `below`, it is no estimate but
-            shows how far the sampling went. NaN where there is none.
+            shows how far the sampling went. NaN where there is none: see `status`.
         lower: lower end of its interval; 0 where `below`.
         upper: upper end of its interval.
         below: whether the probability is shown to be below `least`. The sampling then ended.
         levels: number of particles that were replaced.
-        status: `Status` numbers: estimated, censored (below `least`), or unavailable (the margin is flat, so no move is
-            accepted).
+        status: `Status` numbers: estimated, censored (below `least`), misclassified (without noise), or unavailable
+            (the margin is flat, so no move is accepted).
         forward: forward passes spent on each image.
     """
 
@@ -88,7 +88,7 @@ def failure_probability(
     Args:
         model: a deterministic callable from images to logits (N, K), in evaluation mode, normalisation inside.
         images: shape (N, C, H, W), float32 or float64, values in [0, 1].
-        labels: true classes, int64, shape (N,). A noisy image whose label is another counts as a failure.
+        labels: true classes, int64, shape (N,).
         noise: "gaussian", or the norm of the ball: "linf", "l2" or "l1". Noisy images are clamped to [0, 1].
         strength: standard deviation, or radius of the ball, in units of the image range.
         least: the smallest probability of interest.
@@ -178,10 +178,15 @@ class _Splitting:
         self.images, self.labels, self.noise, self.strength = images, labels, noise, strength
         self.moves, self.generators = moves, generators
         self.rows = torch.arange(len(images), device=images.device)
-        checked_logits(self.passes, images, labels, self.rows)
+        self.correct = margin(checked_logits(self.passes, images, labels, self.rows), labels) > 0
         self.size = latent_size(noise, images[0].numel())
-        self.latent = self._normal(particles, self.rows)
-        self.margins = torch.stack([self._margins(self.latent[:, one], self.rows) for one in range(particles)], dim=1)
+        some = self.correct.nonzero().flatten()
+        self.latent = images.new_zeros(len(images), particles, self.size)
+        self.margins = images.new_zeros(len(images), particles)
+        if len(some):
+            self.latent[some] = self._normal(particles, some)
+            for one in range(particles):
+                self.margins[some, one] = self._margins(self.latent[some, one], some)
         self.length = torch.ones_like(self.margins[:, 0])
         self.still = torch.zeros_like(labels)
 
@@ -250,11 +255,13 @@ def _result(splitting: _Splitting, levels: Tensor, most: int, confidence: float)
         "upper": (-smallest_mean / particles).exp(),
     }
     status = torch.full_like(levels, Status.ESTIMATED)
+    status = status.masked_fill(below, Status.CENSORED).masked_fill(stuck, Status.UNAVAILABLE)
+    nothing = stuck | ~splitting.correct
     return FailureProbabilities(
-        **{name: torch.where(stuck, torch.nan, number) for name, number in numbers.items()},
+        **{name: torch.where(nothing, torch.nan, number) for name, number in numbers.items()},
         below=below,
         levels=levels,
-        status=status.masked_fill(below, Status.CENSORED).masked_fill(stuck, Status.UNAVAILABLE),
+        status=status.masked_fill(~splitting.correct, Status.MISCLASSIFIED),
         forward=splitting.passes.forward,
     )
 

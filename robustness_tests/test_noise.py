@@ -1,8 +1,12 @@
 """Accuracy of candidate and reference under random noise, which no attacker chooses."""
 
+import math
+
 import pytest
 
-from metrics.statistics import mean_share
+from metrics import Status
+from metrics.statistics import mean_share, share
+from robustness_tests.harness.fixtures.failure_probability import FAILURE_PROBABILITY
 from robustness_tests.harness.worst import worst_of
 from robustness_tests.judgements import assert_right_more_often
 
@@ -62,6 +66,34 @@ def test_candidate_beats_reference_in_noise_accuracy(
         )
     what = f"noisy ({norm} {', '.join(epsilons)})"
     assert_right_more_often(ours, theirs, (candidate.name, reference.name), what, thresholds, measured)
+
+
+@pytest.mark.about("model")
+def test_failure_probability(candidate, failure_probability, run, norm, epsilon, thresholds, measured):
+    """For enough images, noise of norm epsilon changes the label with a probability below the stated one.
+
+    The noise is uniform in the ball. Multilevel splitting shows probabilities far below one in the number of passes.
+    Images that the model misclassifies without noise do not count. A failure means that the model gives wrong answers
+    in rare cases of noise, which plain draws do not find.
+    """
+    stated = thresholds.epsilons(run.dataset, norm, "failure_probability")
+    largest = stated[epsilon]
+    found = [failure_probability(candidate, image, norm=norm) for image in run.indices(FAILURE_PROBABILITY.images(run))]
+    upper = {one.image: one.upper_at(epsilon) for one in found if one.status is not Status.MISCLASSIFIED}
+    if epsilon == next(iter(stated)):
+        measured(forward=sum(one.forward for one in found), backward=0, stored=all(one.stored for one in found))
+    if not upper:
+        pytest.skip("no image is classified correctly")
+    rare = share(sum(bound < largest for bound in upper.values()), len(upper), thresholds.confidence)
+    measured({"largest": largest, "probabilities": list(upper.values())}, estimate=rare, images=len(upper))
+    measured(threshold=thresholds.rare_failures, condition=f"below {largest:g}")
+    # Without a probability, the margin is flat: that is the worst.
+    failed = {image: bound for image, bound in upper.items() if not bound < largest}
+    measured(worst=worst_of({image: -math.inf if math.isnan(bound) else -bound for image, bound in failed.items()}))
+    assert rare.value >= thresholds.rare_failures, (
+        f"{candidate.name} is shown to fail with a probability below {largest:g} for {rare.value:.1%} of {len(upper)} "
+        f"images, noise in the {norm} ball of {epsilon}, expected {thresholds.rare_failures:.1%} or more"
+    )
 
 
 def mean_over(of_image):

@@ -27,13 +27,14 @@ SCALARS = {
     ("deployed", "least_agreement"): "deployed_agreement",
     ("deployed", "tolerance"): "deployed_tolerance",
     ("smoothed_radius", "sigma"): "smoothing_sigma",
+    ("rare_failures", "least_share"): "rare_failures",
     ("baseline", "median"): "baseline_median",
     ("baseline", "share"): "baseline_share",
 }
 """Place in the file, and attribute of `Thresholds`. All of them are in (0, 1]."""
 
-SHARES = ("robust_accuracy", "certified_accuracy", "noise_accuracy", "smoothed_accuracy")
-"""Tables of least shares by dataset, norm and epsilon, and attributes of `Thresholds`."""
+SHARES = ("robust_accuracy", "certified_accuracy", "noise_accuracy", "smoothed_accuracy", "failure_probability")
+"""Tables of least shares, or largest probabilities, by dataset, norm and epsilon, and attributes of `Thresholds`."""
 
 FOR_SOME = ("datasets", "models")
 """Tables whose values hold for one dataset or one candidate only. Those for a candidate take precedence."""
@@ -64,6 +65,8 @@ class Thresholds:
         certified_accuracy: `certified_accuracy`, in the same way.
         noise_accuracy: `noise_accuracy`, in the same way.
         smoothed_accuracy: `smoothed_accuracy`, in the same way.
+        failure_probability: `failure_probability`, in the same way: largest probabilities.
+        rare_failures: `rare_failures.least_share`.
         smoothing_sigma: `smoothed_radius.sigma`.
         others: tables in the user's file for datasets and candidates that are not in this run.
         files: where the values are from: "bundled" and the name of the user's file, which takes precedence.
@@ -89,6 +92,8 @@ class Thresholds:
     certified_accuracy: Mapping[str, Mapping[str, Mapping[str, float]]]
     noise_accuracy: Mapping[str, Mapping[str, Mapping[str, float]]]
     smoothed_accuracy: Mapping[str, Mapping[str, Mapping[str, float]]]
+    failure_probability: Mapping[str, Mapping[str, Mapping[str, float]]]
+    rare_failures: float
     smoothing_sigma: float
     others: tuple[str, ...]
     files: tuple[str, ...]
