@@ -307,7 +307,8 @@ def between_seeds(options):
 def against_exact(options):  # noqa: ARG001  # one signature
     """Small random ReLU networks, whose exact distance comes from every linear piece; see references/."""
     header("norm", "images", "CLEVER > exact", "largest ratio", "CLEVER / exact, median", "anchored > exact",
-           "largest ratio", "anchored / exact, median", "walks > exact", "largest ratio", "walks / exact, median")  # fmt: skip
+           "largest ratio", "anchored / exact, median", "walks > exact", "largest ratio",
+           "walks / exact, median")  # fmt: skip
     for norm in ("linf", "l2", "l1"):
         published, anchored, walks = [], [], []
         for seed in range(16):

@@ -126,7 +126,7 @@ OPTIONS_OF = {
             "EFFORT",
             usual="default",
             details="At most 40, 200 or 1,000 forward passes, and as many backward passes, for an adversarial distance;"
-            " 480, 960 or 3,584 samples for a CLEVER score.",
+            " 24, 40 or 320 walks for a CLEVER score, each of at most seven points.",
         ),
         Option(
             "quick",
