@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from metrics import Status, clever
 from metrics.box import steepest_descent
-from metrics.gradient_norms import label_change, walks
+from metrics.gradient_norms import label_change, samples, walks
 from metrics.norms import DUAL, NORMS, vector_norm
 from references.linear_models import closed_form, images_near_the_middle, linear_model
 from references.linear_pieces import exact_distance, network
@@ -36,6 +36,17 @@ def test_walks_meet_a_steep_place_that_random_points_miss():
     found = clever(model, image, LABEL, **FEW, **few)
     assert float(found.score) == pytest.approx(0.1, rel=1e-3)
     assert float(found.lipschitz) == pytest.approx(10, rel=1e-3)
+
+
+def test_gradients_on_the_descent_count(monkeypatch):
+    """The same model, and walks without steps: only the descent to the label change meets the steep place."""
+    monkeypatch.setattr(samples, "STEPS", 0)
+    model = one_pixel(lambda value: 1 - value - 9 * (value - 0.5).relu())
+    found = clever(model, torch.zeros(1, 1, 8, 8), LABEL, norm="l2", radius=0.9, seed=1, **FEW)
+    assert float(found.maxima.nan_to_num().max()) == pytest.approx(1)
+    assert float(found.score) == pytest.approx(0.1, rel=1e-3)
+    beyond = clever(model, torch.zeros(1, 1, 8, 8), LABEL, norm="l2", radius=0.45, seed=1, **FEW)
+    assert bool(beyond.saturated), "the descent leaves this ball, so it does not count"
 
 
 @pytest.mark.parametrize("norm", NORMS)
