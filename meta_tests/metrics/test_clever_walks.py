@@ -51,8 +51,8 @@ def test_gradients_on_the_descent_count(monkeypatch):
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_what_is_beyond_the_label_change_does_not_count(norm):
-    """The slope is 1 up to the label change at 0.5, and 100 from 0.52 on, which has no influence on the distance."""
-    model = one_pixel(lambda value: 0.5 - value - 99 * (value - 0.52).relu())
+    """The slope is 1 up to the label change at 0.5, and 100 beyond, which has no influence on the distance."""
+    model = one_pixel(lambda value: 0.5 - value - 99 * (value - 0.5).relu())
     image, few = torch.zeros(1, 1, 1, 1), {"norm": norm, "radius": 0.9, "blocks": 20, "block_size": 8}
     published = clever(model, image, LABEL, sampling="ball", **few)
     assert float(published.score) == pytest.approx(0.005, rel=1e-3)
@@ -74,6 +74,16 @@ def test_label_change_of_a_linear_model(norm, seed):
     # A step ends 2 % beyond the linearised boundary, and a bisection keeps the end.
     assert (ratio >= 1 - 1e-5).all()
     assert (ratio <= label_change.OVERSHOOT + 1e-5).all()
+
+
+def test_rounds_find_nearer_label_changes(robust, digits, monkeypatch):
+    few = FEW | {"norm": "linf", "radius": 1.0, "blocks": 3, "block_size": 1}
+    found = clever(robust, digits.images[:20], digits.labels[:20], **few)
+    monkeypatch.setattr(label_change, "ROUNDS", 0)
+    without = clever(robust, digits.images[:20], digits.labels[:20], **few)
+    correct = found.status != Status.MISCLASSIFIED
+    assert (found.reach <= without.reach)[correct].all()
+    assert (found.reach < 0.95 * without.reach)[correct].sum() >= 3
 
 
 @pytest.mark.slow
@@ -163,6 +173,16 @@ def test_walks_in_l1_differ(robust, digits):
     found = clever(robust, digits.images[3:7], digits.labels[3:7], norm="l1", radius=6.0, tolerance=0, **FEW)
     assert found.blocks.tolist() == [8] * 4
     assert all(len(set(maxima)) > 4 for maxima in found.maxima.tolist())
+    seen = []
+
+    def linear(images):
+        seen.append(images.detach().flatten(1))
+        margins = 1 - images.flatten(1) @ torch.linspace(1, 0.5, 64)
+        return torch.stack([margins - 9, torch.full_like(margins, -9)], dim=1)
+
+    clever(linear, torch.zeros(1, 1, 8, 8), LABEL, norm="l1", radius=6.0, **FEW | {"blocks": 3, "block_size": 16})
+    after_a_step = [points for points in seen if len(points) > 16][1]
+    assert len(set(after_a_step.argmax(dim=1).tolist())) > 3, "the steepest value may not move in every walk"
     drawn = walks.free_values(3, 100, torch.Generator().manual_seed(0))
     assert drawn.shape == (3, walks.STEPS, 100)
     assert 0.4 < drawn.double().mean() < 0.6

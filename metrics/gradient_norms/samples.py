@@ -245,7 +245,10 @@ class GradientNorms:
         """Dual norms of gradients and slopes of margins at places, each (M, P)."""
         rows, points = place.rows, place.points
         clean = self.margins[rows, place.columns]
-        change = ((self._margins(place) - clean).abs() - self.slack[rows]).clamp_min(0)
+        margins = self._margins(place)
+        if self.sampling == "walks":
+            margins = margins.clamp_min(0)  # how far it falls beyond the label change does not count
+        change = ((margins - clean).abs() - self.slack[rows]).clamp_min(0)
         # Too near the image, a slope is mostly rounding.
         nearest = 1e-3 * self.radius[rows]
         steps = [vector_norm(points - self.images[rows], norm).maximum(nearest) for norm in self.norms]
