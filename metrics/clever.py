@@ -119,15 +119,15 @@ def clever(
     The score is an estimate: nothing proves it. In many dimensions, random points of a ball hardly ever meet the
     steepest places. `sampling="walks"` looks for them:
 
-    - A descent from the image finds a label change. Its distance, if smaller, replaces the radius, because the nearest
-      adversarial example is not further away.
+    - Up to three descents from the image find a label change. Its distance, if smaller, replaces the radius, because
+      the nearest adversarial example is not further away.
     - The bound needs the gradients on the way to the nearest adversarial example only, where the label is still kept.
       So gradients beyond a label change do not count, and the theorem still holds.
     - Each sample is a walk: from a point that is uniform in the ball, six steps of 0.3 radii down the margin, within
       ball and box, until the label changes. Its value is the largest dual norm at its points. Values of several walks
       are independent, as the extreme-value distribution requires; points of one walk are not. The end-point of these
       values is not larger than the L of the theorem.
-    - The largest dual norm on the descent is a lower bound of L, like that at the image.
+    - The largest dual norm on the descents is a lower bound of L, like that at the image.
 
     A walk uses no result of an attack. The score is never above the distance of the label change that was found.
 

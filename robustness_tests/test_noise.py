@@ -6,7 +6,6 @@ import pytest
 
 from metrics import Status
 from metrics.statistics import mean_share, share
-from robustness_tests.harness.fixtures.failure_probability import FAILURE_PROBABILITY
 from robustness_tests.harness.worst import worst_of
 from robustness_tests.judgements import assert_right_more_often
 
@@ -69,7 +68,7 @@ def test_candidate_beats_reference_in_noise_accuracy(
 
 
 @pytest.mark.about("model")
-def test_failure_probability(candidate, failure_probability, run, norm, epsilon, thresholds, measured):
+def test_failure_probability(candidate, failure_probability, noisy_images, run, norm, epsilon, thresholds, measured):
     """For enough images, noise of norm epsilon changes the label with a probability below the stated one.
 
     The noise is uniform in the ball. Multilevel splitting shows probabilities far below one in the number of passes.
@@ -78,7 +77,7 @@ def test_failure_probability(candidate, failure_probability, run, norm, epsilon,
     """
     stated = thresholds.epsilons(run.dataset, norm, "failure_probability")
     largest = stated[epsilon]
-    found = [failure_probability(candidate, image, norm=norm) for image in run.indices(FAILURE_PROBABILITY.images(run))]
+    found = [failure_probability(candidate, image, norm=norm) for image in noisy_images]
     upper = {one.image: one.upper_at(epsilon) for one in found if one.status is not Status.MISCLASSIFIED}
     if epsilon == next(iter(stated)):
         measured(forward=sum(one.forward for one in found), backward=0, stored=all(one.stored for one in found))

@@ -97,6 +97,10 @@ def test_bad_value_is_a_usage_error(gate, case, workers):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        (
+            '[failure_probability.digits]\nlinf = { "0.1" = 1 }',
+            "got failure_probability.digits.linf.0.1 = 1 in .*, expected a probability below 1",
+        ),
         ("confidence = 1.5", "got confidence = 1.5 in .*, expected a number above 0 and at most 1"),
         ("confidence = true", "got confidence = True"),
         ("confidence = '95 %'", "got confidence = '95 %'"),

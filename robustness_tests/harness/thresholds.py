@@ -202,4 +202,6 @@ def _epsilons(norm: str, values: object, file: Path, table: str) -> dict[str, fl
                 f'got epsilon {epsilon!r} in {setting} in {file}, expected a positive number in quotes: "0.1"'
             )
         _share(least, file, f"{setting}.{epsilon}")
+        if table.startswith("failure_probability.") and least >= 1:
+            raise ValueError(f"got {setting}.{epsilon} = {least!r} in {file}, expected a probability below 1")
     return {epsilon: float(least) for epsilon, least in values.items()}
