@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from counting import Counting
 from end_points import original
 from scipy import stats
 from subjects import subject
@@ -167,24 +168,6 @@ def make_original(options):
                 print(pairs[-1], flush=True)
     tables = {"header": np.array(about, dtype=np.float32), "maxima": np.array(kept, dtype=np.float32)}
     np.savez_compressed(REFERENCE, pairs=np.array(pairs), **tables)
-
-
-class Counting(torch.nn.Module):
-    """Counts the images that go forward and backward."""
-
-    def __init__(self, network):
-        super().__init__()
-        self.network, self.forward_passes, self.backward_passes = network, 0, 0
-
-    def forward(self, images):
-        self.forward_passes += len(images)
-        logits = self.network(images)
-        if logits.requires_grad:
-            logits.register_hook(lambda _: self._count(len(images)))
-        return logits
-
-    def _count(self, images):
-        self.backward_passes += images
 
 
 def against_art(options):  # noqa: ARG001  # one signature

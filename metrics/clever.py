@@ -63,8 +63,8 @@ class CleverScores:
         masked_gradient: between the image and a sample, a margin changes more than ten times as fast as the steepest
             gradient allows. The gradients are not those of the function, so there is no score.
         status: `Status` numbers: estimated, saturated, misclassified or unavailable.
-        reach: radius of the ball that was sampled. With `sampling="walks"` it is the distance of a label change, if one
-            was found within the given radius.
+        label_change: with `sampling="walks"`, the distance of a label change that was found within the radius; inf if
+            there is none. The score is at most this.
         forward: forward passes spent on each image.
         backward: backward passes spent on each image.
     """
@@ -87,7 +87,7 @@ class CleverScores:
     broken_gradient: Tensor
     masked_gradient: Tensor
     status: Tensor
-    reach: Tensor
+    label_change: Tensor
     forward: Tensor
     backward: Tensor
 
@@ -119,8 +119,8 @@ def clever(
     The score is an estimate: nothing proves it. In many dimensions, random points of a ball hardly ever meet the
     steepest places. `sampling="walks"` looks for them:
 
-    - Up to three descents from the image find a label change. Its distance, if smaller, replaces the radius, because
-      the nearest adversarial example is not further away.
+    - Up to three descents from the image find a label change. The nearest adversarial example is not further away, so
+      1.15 times its distance replaces the radius, if smaller.
     - The bound needs the gradients on the way to the nearest adversarial example only, where the label is still kept.
       So gradients beyond a label change do not count, and the theorem still holds.
     - Each sample is a walk: from a point that is uniform in the ball, six steps of 0.3 radii down the margin, within
@@ -369,8 +369,10 @@ def _scores(
     if len(rows):
         gradients.measure_images(rows)
     size = images[0].numel()
-    reached = [covered_radius(budget.sampling, norm, gradients.radius, size) for norm in norms]
-    estimates = [RunningScores(gradients, index, correct, reach, budget.pruning) for index, reach in enumerate(reached)]
+    covered = [covered_radius(budget.sampling, norm, gradients.radius, size) for norm in norms]
+    estimates = [
+        RunningScores(gradients, index, correct, radius, budget.pruning) for index, radius in enumerate(covered)
+    ]
     for estimate in estimates:
         estimate.prune_by_image(rows)
     drawn = 0
@@ -388,7 +390,10 @@ def _scores(
                 estimate.update(blocks, budget.tolerance if blocks >= STOPPING_FROM * budget.blocks else 0.0)
     return {
         norm: CleverScores(
-            **estimate.columns(), reach=gradients.radius, forward=passes.forward, backward=passes.backward
+            **estimate.columns(),
+            label_change=gradients.label_change,
+            forward=passes.forward,
+            backward=passes.backward,
         )
         for norm, estimate in zip(norms, estimates, strict=True)
     }

@@ -39,7 +39,7 @@ class RunningScores:
         gradients: the sampled gradient norms, for T targets of each image.
         index: index of the norm.
         correct: whether each image is classified correctly, bool, shape (N,). The others have no score.
-        radius: the largest possible score, shape (N,). A score there is saturated, unless a label changes there.
+        radius: radius of the ball that the samples cover, shape (N,).
         pruning: the largest slack of a target after the first block: it stays while its score there is at most this
             many times the smallest. Targets whose gradient norms hardly differ get less slack, see `prune_by_pilot`.
     """
@@ -50,7 +50,7 @@ class RunningScores:
         self.means = gradients.means[index]
         self.slopes = gradients.slopes[index]
         self.margins = gradients.margins
-        self.radius = radius
+        self.largest = radius.minimum(gradients.label_change)
         self.pruning = pruning
         self.slack = torch.full_like(self.margins, pruning)
         self.at_image = gradients.at_image[index]
@@ -136,8 +136,8 @@ class RunningScores:
         self._prune(rows, scores, self.slack[rows], torch.zeros_like(kept))
         # Relative to the score, margin / end-point: the margin cancels.
         half_width = winner.fit.estimate * (1 / winner.fit.lower - 1 / winner.fit.upper) / 2
-        # Where even the lower end of the interval is at the radius, more samples are unlikely to change the score.
-        capped = self.numbers["lower"][rows] >= self.radius[rows]
+        # Where even the lower end of the interval is at the largest score, more samples are unlikely to change it.
+        capped = self.numbers["lower"][rows] >= self.largest[rows]
         last = blocks == self.maxima.shape[2]
         ends = torch.zeros_like(self.active)
         ends[rows] = (half_width <= tolerance) | capped | last
@@ -196,14 +196,14 @@ class RunningScores:
             self.flags[name] &= ~images
 
     def _write(self, rows: Tensor, winner: "_Winner", margins: Tensor, raw: Tensor, maxima: Tensor) -> None:
-        fit, radius = winner.fit, self.radius[rows]
+        fit, largest = winner.fit, self.largest[rows]
         column = winner.column[:, None]
         bound = margins.gather(1, column).squeeze(1)
         score = bound / fit.estimate
         values = {
-            "score": score.minimum(radius),
-            "lower": (bound / fit.upper).minimum(radius),
-            "upper": (bound / fit.lower).minimum(radius),
+            "score": score.minimum(largest),
+            "lower": (bound / fit.upper).minimum(largest),
+            "upper": (bound / fit.lower).minimum(largest),
             "raw": raw,
             "margin": bound,
             "lipschitz": fit.estimate,
@@ -212,7 +212,7 @@ class RunningScores:
         }
         for name, value in values.items():
             self.numbers[name][rows] = value
-        saturated = (score >= radius) & ~self.gradients.changes[rows]
+        saturated = (score >= largest) & self.gradients.label_change[rows].isinf()
         self.flags["saturated"][rows] = saturated
         self.flags["degenerate_fit"][rows] = fit.degenerate
         self.flags["no_finite_endpoint"][rows] = fit.no_finite_endpoint

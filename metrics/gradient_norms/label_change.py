@@ -1,6 +1,5 @@
 """A label change near each image: how far the samples of CLEVER have to reach."""
 
-import functools
 from dataclasses import dataclass
 
 import torch
@@ -32,7 +31,14 @@ BISECTIONS = 4
 
 
 def nearest_label_change(
-    passes: Passes, images: Tensor, labels: Tensor, targets: Tensor, norms: Tensor, norm: Norm, rows: Tensor
+    passes: Passes,
+    images: Tensor,
+    labels: Tensor,
+    targets: Tensor,
+    margins: Tensor,
+    norms: Tensor,
+    norm: Norm,
+    rows: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Find a label change near each image by descents, with the gradients on the way.
 
@@ -44,7 +50,8 @@ def nearest_label_change(
         images: shape (R, C, H, W), classified correctly.
         labels: shape (R,).
         targets: the classes that count as a change, shape (R, T).
-        norms: dual norms of the gradients of the margins at the images, shape (R, T).
+        margins: of the images, shape (R, T).
+        norms: dual norms of the gradients of these margins, shape (R, T).
         norm: norm of the distance.
         rows: the image of `passes` that each row belongs to, shape (R,).
 
@@ -56,13 +63,12 @@ def nearest_label_change(
     """
     norms = norms.clamp_min(torch.finfo(norms.dtype).tiny)
     model = _Margins(passes, images, labels, targets, norms, rows)
-    clean = model.margins(passes.logits(images, rows), torch.arange(len(images), device=images.device))
-    away = torch.where(norms.isfinite(), clean / norms, torch.inf)
+    away = torch.where(norms.isfinite(), margins / norms, torch.inf)
     nearest = away.topk(min(DESCENTS, targets.shape[1]), dim=1, largest=False).indices
     steepest = torch.zeros_like(norms)
     distances, ways = torch.full_like(away[:, 0], torch.inf), torch.zeros_like(images)
     for columns in nearest.unbind(dim=1):
-        found, way = _change_before(model, _descended(model, columns, norm, steepest), norm, steepest)
+        found, way = _change_before(model, *_descended(model, columns, norm, steepest), norm, steepest)
         nearer = found < distances
         distances, ways = torch.where(nearer, found, distances), torch.where(per_row(nearer, ways), way, ways)
     return _tightened(model, distances, ways, norm, steepest), steepest
@@ -92,22 +98,41 @@ class _Margins:
         """All margins at points, shape (P, T)."""
         return self.margins(self.passes.logits(points, self.rows[some]), some)
 
-    def gradients(self, points: Tensor, some: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-        """Return all margins at points, shape (P, T), and the gradients of those in `columns`; 0 if not finite."""
-        of_column = functools.partial(margin, labels=self.labels[some], targets=self.targets[some, columns])
+    def gradients(self, points: Tensor, some: Tensor, columns: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return all margins at points, shape (P, T), the gradients of those in `columns`, and `columns`.
+
+        Without `columns`, they are those of the smallest margins, relative to the norms at the images. A gradient that
+        is not finite becomes 0.
+        """
+
+        def chosen(logits: Tensor) -> Tensor:
+            return self._nearest(logits, some) if columns is None else columns
+
+        def of_column(logits: Tensor) -> Tensor:
+            return margin(logits, self.labels[some], self.targets[some, chosen(logits)])
+
         logits, gradients = self.passes.logits_and_gradient(points, self.rows[some], of_column)
-        return self.margins(logits, some), torch.where(gradients.isfinite(), gradients, 0)
+        return self.margins(logits, some), torch.where(gradients.isfinite(), gradients, 0), chosen(logits)
+
+    def _nearest(self, logits: Tensor, some: Tensor) -> Tensor:
+        return (self.margins(logits, some) / self.norms[some]).argmin(dim=1)
 
 
-def _descended(model: _Margins, columns: Tensor, norm: Norm, steepest: Tensor) -> Tensor:
-    """Return where the descents for the targets in `columns`, shape (R,), end, and raise `steepest` on the way."""
+def _descended(model: _Margins, columns: Tensor, norm: Norm, steepest: Tensor) -> tuple[Tensor, Tensor]:
+    """Descend for the targets in `columns`, shape (R,), and raise `steepest` on the way.
+
+    Returns:
+        Where the descents end, and the margins there, shape (R, T); inf where the label is kept.
+    """
     ends, limits = model.images.clone(), None
+    lost = torch.full_like(steepest, torch.inf)
     going = torch.arange(len(ends), device=ends.device)
     for _ in range(STEPS):
         if not len(going):
             break
-        margins, gradients = model.gradients(ends[going], going, columns[going])
+        margins, gradients, _ = model.gradients(ends[going], going, columns[going])
         kept = (margins > 0).all(dim=1)
+        lost[going[~kept]] = margins[~kept]
         going, margins, gradients = (one[kept] for one in (going, margins, gradients))
         column = columns[going]
         steepest[going, column] = steepest[going, column].maximum(vector_norm(gradients, DUAL[norm]))
@@ -119,32 +144,35 @@ def _descended(model: _Margins, columns: Tensor, norm: Norm, steepest: Tensor) -
         shares = (limits[going] / lengths.clamp_min(torch.finfo(lengths.dtype).tiny)).clamp_max(1)
         ends[going] = (ends[going] + per_row(shares, step) * step).clamp(0, 1)
         going = going[lengths > 0]  # without a gradient, or at the edge of the box, a descent ends
-    return ends
+    return ends, lost
 
 
-def _change_before(model: _Margins, ends: Tensor, norm: Norm, steepest: Tensor) -> tuple[Tensor, Tensor]:
+def _change_before(
+    model: _Margins, ends: Tensor, margins: Tensor, norm: Norm, steepest: Tensor
+) -> tuple[Tensor, Tensor]:
     """Return the distance of a label change on the segment to each end, shape (R,), and the way to it.
 
-    The distance is inf if the label is kept at the end.
+    The distance is inf if the `margins` at the end, shape (R, T), are: the label is kept there.
 
     `steepest` is raised by the gradient half-way to the change, for the class that the label changes to.
     """
     distances, ways = torch.full_like(steepest[:, 0], torch.inf), torch.zeros_like(ends)
-    everything = torch.arange(len(ends), device=ends.device)
-    changed = (model.at(ends, everything) <= 0).any(dim=1).nonzero().flatten()
+    changed = (margins <= 0).any(dim=1).nonzero().flatten()
     if not len(changed):
         return distances, ways
-    images = model.images[changed]
+    images, margins = model.images[changed], margins[changed]
     way = ends[changed] - images
     kept, lost = torch.zeros_like(distances[changed]), torch.ones_like(distances[changed])
     for _ in range(BISECTIONS):
         middle = (kept + lost) / 2
-        keeps = (model.at(images + per_row(middle, way) * way, changed) > 0).all(dim=1)
+        there = model.at(images + per_row(middle, way) * way, changed)
+        keeps = (there > 0).all(dim=1)
         kept, lost = torch.where(keeps, middle, kept), torch.where(keeps, lost, middle)
+        margins = torch.where(keeps[:, None], margins, there)
     way = per_row(lost, way) * way
     distances[changed], ways[changed] = vector_norm(way, norm), way
-    columns = model.at(images + way, changed).argmin(dim=1)
-    _, gradients = model.gradients(images + way / 2, changed, columns)
+    columns = margins.argmin(dim=1)
+    _, gradients, _ = model.gradients(images + way / 2, changed, columns)
     steepest[changed, columns] = steepest[changed, columns].maximum(vector_norm(gradients, DUAL[norm]))
     return distances, ways
 
@@ -161,13 +189,12 @@ def _tightened(model: _Margins, distances: Tensor, ways: Tensor, norm: Norm, ste
             break
         ways[going] *= TIGHTER
         radii = TIGHTER * distances[going]
-        columns = (model.at(model.images[going] + ways[going], going) / model.norms[going]).argmin(dim=1)
         changed = torch.zeros_like(going, dtype=torch.bool)
         left = torch.arange(len(going), device=going.device)
         for _ in range(STEPS_OF_ROUND):
-            some, column = going[left], columns[left]
+            some = going[left]
             points = model.images[some] + ways[some]
-            margins, gradients = model.gradients(points, some, column)
+            margins, gradients, column = model.gradients(points, some)
             kept = (margins > 0).all(dim=1)
             changed[left[~kept]] = True
             left, some, column, points, gradients = (one[kept] for one in (left, some, column, points, gradients))

@@ -110,7 +110,7 @@ OPTIONS_OF = {
         Option(
             "clever-radius",
             "",
-            "Radius of the ball that CLEVER samples, for each norm: linf=0.05,l2=1",
+            "Largest radius of the balls that CLEVER samples, for each norm: linf=0.05,l2=1",
             "RADII",
             usual="a constant of the dataset, or estimated from the models",
             details="The radius of your own data is three times the median distance at which linear models with the "
