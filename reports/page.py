@@ -107,6 +107,7 @@ def facts(results: Results) -> dict[str, str]:
         else "none given (--baseline)",
         "Dataset": f"{_named({run['dataset']: run['dataset_source']}, run['dataset'])}, "
         f"{run['images']} of {run['test_images']:,} images",
+        **{f"Stated by RobustBench, {name}": stated for name, stated in run.get("leaderboard", {}).items()},
         **({"Pictures": run["image_size"]} if run.get("image_size") else {}),
         "Norms": ", ".join(results.norms),
         "Effort": f"{run['effort']}: not for a release" if results.quick else run["effort"],

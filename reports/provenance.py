@@ -24,6 +24,7 @@ def described(run: Run) -> dict[str, Any]:
     options = {name: value for name, value in vars(run).items() if name not in (*OF_THE_MACHINE, *ELSEWHERE)}
     options["sources"] = {name: source.text for name, source in run.sources.items()}
     options["image_size"] = None if run.image_size is None else str(run.image_size)
+    options["leaderboard"] = {name: str(stated) for name, stated in run.leaderboard.items()}
     options["dataset_source"] = run.dataset_source.text
     return options
 

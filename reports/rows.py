@@ -174,6 +174,9 @@ def _interval(row: Row) -> str:
     return f"{value_text(row, row.lower)} to {value_text(row, row.upper)}"
 
 
+SIGNS = {"at least": ">=", "at most": "<=", "equal": "="}
+
+
 def _needed(row: Row) -> str:
     if row.threshold is None:
         return ""
@@ -183,7 +186,7 @@ def _needed(row: Row) -> str:
         return f"none of {row.examples} at {row.examples_at or f'{row.threshold:g} of the stated radius'}"
     if row.value is None:
         return ""
-    needed = f"{'<=' if row.unit == 'ratio' else '>='} {value_text(row, row.threshold)}"
+    needed = f"{SIGNS[row.needed]} {value_text(row, row.threshold)}"
     return f"{needed} within the interval" if row.judged_by == "interval" else needed
 
 

@@ -1,7 +1,7 @@
 """Collection: ids made of options and integers only, and an order that keeps the tests of a batch on one worker."""
 
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -61,6 +61,8 @@ def _why_there_is_nothing(run: Run, fixtures: Iterable[str], names: list[str]) -
     table = next((one.threshold_table for one in metrics_among(fixtures) if one.threshold_table), None)
     if "epsilon" in names and table and norms_of(run, fixtures) and images_of(run, fixtures):
         return f"no threshold file states {table}.{run.dataset}"
+    if "leaderboard" in fixtures:
+        return "RobustBench states no robust accuracy in the norms of this run"
     empty = (one for one in metrics_among(fixtures) if not one.norms(run) or not one.images(run))
     return next((one.nothing for one in empty), "it has no model, norm, epsilon or image to run for")
 
@@ -107,8 +109,10 @@ def epsilons_of(run: Run, fixtures: Iterable[str], norm: str) -> tuple[str, ...]
 
 
 def norms_of(run: Run, fixtures: Iterable[str]) -> tuple[str, ...]:
-    """The norms of the run that all metrics among these fixtures are for."""
-    allowed = [one.norms(run) for one in metrics_among(fixtures)]
+    """The norms of the run that all metrics among these fixtures are for, and `leaderboard` if it is one of these."""
+    allowed: list[Collection[str]] = [one.norms(run) for one in metrics_among(fixtures)]
+    if "leaderboard" in fixtures:
+        allowed.append({stated.norm for stated in run.leaderboard.values()})
     return tuple(norm for norm in run.norms if all(norm in norms for norms in allowed))
 
 

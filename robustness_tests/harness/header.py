@@ -26,6 +26,7 @@ def describe(run: Run) -> Sequence[str]:
             f"thresholds {' and '.join(run.thresholds.files)}, results in {run.results}"
         ),
         *([f"robustness: compared with the last release, {last}"] if last else []),
+        *(f"robustness: RobustBench states for {name}: {stated}" for name, stated in run.leaderboard.items()),
         *([f"robustness: thresholds for others, not used: {', '.join(unused)}"] if unused else []),
         *([f"robustness: pictures are resized: {run.image_size}"] if run.image_size else []),
         *(f"robustness: {remark}" for remark in run.remarks),

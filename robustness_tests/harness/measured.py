@@ -43,6 +43,7 @@ class Figures:
         condition: another condition of the measurement beside norm and epsilon, in words.
         unit: unit of value, interval, threshold and reference value. Distances are in units of the image range [0, 1].
             The default is "distance" for a comparison with a p-value, and "share" otherwise.
+        needed: what the value has to be, compared with the threshold. Not of a comparison.
         judged_by: "interval" if the test fails only where the whole interval is on the wrong side of the threshold.
     """
 
@@ -65,6 +66,7 @@ class Figures:
     examples_at: str | None = None
     condition: str | None = None
     unit: Literal["share", "distance", "ratio"] | None = None
+    needed: Literal["at least", "at most", "equal"] = "at least"
     judged_by: Literal["value", "interval"] = "value"
 
 

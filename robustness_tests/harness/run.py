@@ -10,6 +10,7 @@ import pytest
 from robustness_tests.harness.baseline import Baseline
 from robustness_tests.harness.thresholds import Thresholds
 from robustness_tests.subjects.image_size import ImageSize
+from robustness_tests.subjects.leaderboard import LeaderboardEntry, leaderboard_entry
 from robustness_tests.subjects.sources import Source
 from robustness_tests.subjects.subject_check import CheckedSubjects
 
@@ -112,7 +113,13 @@ class Run(Options):
     @property
     def not_given(self) -> set[str]:
         """The fixtures whose tests are left out, because the options do not ask for them."""
-        return {name for name in ("baseline", "deployed") if not getattr(self, name)}
+        return {name for name in ("baseline", "deployed", "leaderboard") if not getattr(self, name)}
+
+    @property
+    def leaderboard(self) -> Mapping[str, LeaderboardEntry]:
+        """What RobustBench states for the models of this run, by name, if this is the dataset that it states it for."""
+        found = {name: leaderboard_entry(self.sources[name], self.dataset_source) for name in self.models}
+        return {name: accuracy for name, accuracy in found.items() if accuracy}
 
     def indices(self, count: int) -> Sequence[int]:
         """The dataset indices of the first `count` images of the run."""

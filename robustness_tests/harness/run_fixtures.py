@@ -11,6 +11,7 @@ from robustness_tests.harness.baseline import Baseline
 from robustness_tests.harness.progress import PassCounter, batch_done
 from robustness_tests.harness.run import RUN, Run
 from robustness_tests.harness.thresholds import Thresholds
+from robustness_tests.subjects.leaderboard import LeaderboardEntry
 
 if TYPE_CHECKING:
     # Importing torch takes seconds; the controller of a distributed run never needs it.
@@ -72,3 +73,11 @@ def reference(measurements: Measurements, run: Run) -> Subject:
 def model(measurements: Measurements, model_name: str) -> Subject:
     """Each model of the run in turn: a test that asks for it runs once for candidate and reference."""
     return measurements.subject(model_name)
+
+
+@pytest.fixture
+def leaderboard(run: Run, model_name: str) -> LeaderboardEntry:
+    """What RobustBench states for `model`. The test is skipped if there is nothing for this one of the two models."""
+    if model_name not in run.leaderboard:
+        pytest.skip(f"RobustBench states nothing for {model_name}")
+    return run.leaderboard[model_name]
