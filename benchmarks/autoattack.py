@@ -69,7 +69,7 @@ def autoattack(network, images, labels, norm, epsilon):
     counting, bare = Counting(network), bare_pass(network, images, labels)
     start = time.perf_counter()
     attack = AutoAttack(counting, norm=NAMES[norm], eps=float(Fraction(epsilon)), seed=0, version="standard")
-    adversarial = attack.run_standard_evaluation(images, labels)
+    adversarial, _ = attack.run_standard_evaluation(images, labels)
     took = time.perf_counter() - start
     passes = counting.forward_passes, counting.backward_passes
     with torch.no_grad():
