@@ -1,15 +1,19 @@
 """Adversarial distances side by side with other libraries: `python benchmarks/adversarial_distance.py --help`.
 
 For every image, the smallest verified distance that any attack of the peers found within 1,000 forward and 1,000
-backward passes is "best of peers". adv-lib is not one of these: where it is installed (`pip install --no-deps
-adv-lib`), there is a row against all of them. Passes are exact. Needs the peers, see `peers.py`.
+backward passes is "best of peers". adv-lib is not one of these: there is a row against all of them. Passes are exact.
+
+peers.npz keeps what each attack found for each image, so a comparison takes minutes and needs none of them. An attack
+that is not in it runs (see `peers.py` for what to install), and is added: that takes hours for all. Remove the file to
+run everything again.
 """
 
 import argparse
-import importlib.util
+import functools
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from peers import PEERS, run_peer
 from subjects import CIFAR10, DIGITS, subject
@@ -20,6 +24,9 @@ from metrics.passes import margin
 
 EFFORTS = ("quick", "default", "thorough")
 
+KEPT = Path(__file__).with_name("peers.npz")
+"""For each MODEL/NORM/ATTACK, an array of shape (3, images): distance, forward and backward passes."""
+
 
 def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -28,7 +35,6 @@ def parse():
     parser.add_argument(
         "--images", type=int, default=64, help="of those that the model classifies correctly, the first"
     )
-    parser.add_argument("--keep", type=Path, help="folder for the distances of the peers, so that they run only once")
     parser.add_argument("--peers", action="store_true", help="a row for each attack of the peers as well")
     return parser.parse_args()
 
@@ -45,9 +51,8 @@ def main():
         network, images, labels = subject(name, options.images)
         for norm in options.norms.split(","):
             peers = {
-                peer: peer_distances(options, name, norm, peer, attack, network, images, labels)
+                peer: peer_distances(f"{name}/{norm}/{peer}", attack, network, images, labels, norm)
                 for peer, attack in PEERS[norm].items()
-                if not peer.startswith("adv-lib") or importlib.util.find_spec("adv_lib")
             }
             named = [found["distance"] for peer, found in peers.items() if not peer.startswith("adv-lib")]
             best = torch.stack(named).amin(dim=0)
@@ -85,20 +90,25 @@ def bare_pass(network, images, labels, seconds=1.0):
     return (time.perf_counter() - start) / calls / 2 / len(images)
 
 
-def peer_distances(options, name, norm, peer, attack, network, images, labels):
-    kept = options.keep and options.keep / f"{name}-{norm}-{peer.replace(' ', '_')}-{len(images)}.pt"
-    if kept and kept.is_file():
-        return torch.load(kept, weights_only=True)
-    recorder = run_peer(attack, network, images, labels, norm)
-    found = {
-        "distance": recorder.verified(),
-        "forward": recorder.forward_passes,
-        "backward": recorder.backward_passes,
-    }
-    if kept:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(found, kept)
-    return found
+def peer_distances(key, attack, network, images, labels, norm):
+    """What an attack found for these images: kept, or found now."""
+    table = kept().get(key)
+    if table is None or table.shape[1] < len(images):
+        recorder = run_peer(attack, network, images, labels, norm)
+        table = np.stack([recorder.verified(), recorder.forward_passes, recorder.backward_passes]).astype(np.float32)
+        np.savez_compressed(KEPT, **kept() | {key: table})
+        kept.cache_clear()
+    distance, forward, backward = torch.from_numpy(table[:, : len(images)])
+    return {"distance": distance, "forward": forward, "backward": backward}
+
+
+@functools.cache
+def kept():
+    """The arrays of peers.npz by their keys."""
+    if not KEPT.is_file():
+        return {}
+    with np.load(KEPT) as file:
+        return dict(file)
 
 
 def row(name, norm, attack, found, best, time_ratio=""):
