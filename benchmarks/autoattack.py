@@ -4,18 +4,16 @@
     python benchmarks/autoattack.py compare
 
 `measure` runs AutoAttack (Croce and Hein 2020), version "standard", of pyautoattack, and adds a row for each epsilon to
-autoattack.csv: what it left robust, its passes and its time. That takes hours. `compare` runs this suite's search on
+autoattack.csv: what it left robust, and its passes. That takes hours. `compare` runs this suite's search on
 the same images and prints a table; it takes minutes.
 """
 
 import argparse
 import csv
-import time
 from fractions import Fraction
 from pathlib import Path
 
 import torch
-from adversarial_distance import bare_pass
 from counting import Counting
 from subjects import subject
 from tables import header, row
@@ -24,9 +22,8 @@ from metrics import adversarial_distance
 from metrics.passes import margin
 
 KEPT = Path(__file__).with_name("autoattack.csv")
-COLUMNS = ("model", "norm", "epsilon", "robust", "forward", "backward", "time_ratio")
-"""`robust` has a character for each image, 1 or 0. Passes are of all images. `time_ratio`: time by that of bare passes
-of the same number, in the same process."""
+COLUMNS = ("model", "norm", "epsilon", "robust", "forward", "backward")
+"""`robust` has a character for each image, 1 or 0. Passes are of all images together."""
 
 NAMES = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 
@@ -63,19 +60,16 @@ def measure(options):
 
 
 def autoattack(network, images, labels, norm, epsilon):
-    """Which images AutoAttack leaves robust, its passes, and its time."""
+    """Which images AutoAttack leaves robust, and its passes."""
     from pyautoattack import AutoAttack  # noqa: PLC0415  # a peer is imported where it is used
 
-    counting, bare = Counting(network), bare_pass(network, images, labels)
-    start = time.perf_counter()
+    counting = Counting(network)
     attack = AutoAttack(counting, norm=NAMES[norm], eps=float(Fraction(epsilon)), seed=0, version="standard")
     adversarial, _ = attack.run_standard_evaluation(images, labels)
-    took = time.perf_counter() - start
     passes = counting.forward_passes, counting.backward_passes
     with torch.no_grad():
         robust = margin(network(adversarial), labels) > 0
-    ratio = took / (sum(passes) * (bare + bare_pass(network, images, labels)) / 2)
-    return "".join(str(int(one)) for one in robust), *passes, f"{ratio:.2f}"
+    return "".join(str(int(one)) for one in robust), *passes
 
 
 def compare(options):

@@ -93,6 +93,8 @@ class Row(Figures):
         norm: norm of the perturbation, if any.
         epsilon: size of the perturbation, if any.
         tests: node ids of its tests; of those about images, the ones that went wrong.
+        images_to_decide: about how many images would decide what the interval or the p-value leaves open, with a
+            probability of 80 %, if the effect is the measured one; None if nothing is open.
         outcome: passed, failed, skipped, error or crashed.
         message: why it did not pass.
     """
@@ -105,6 +107,7 @@ class Row(Figures):
     norm: str | None
     epsilon: str | None
     tests: tuple[str, ...]
+    images_to_decide: int | None
     outcome: str
     message: str
 
@@ -180,6 +183,11 @@ SIGNS = {"at least": ">=", "at most": "<=", "equal": "="}
 def _needed(row: Row) -> str:
     if row.threshold is None:
         return ""
+    still_open = f"; open, about {row.images_to_decide:,} images decide" if row.images_to_decide else ""
+    return _threshold(row) + still_open
+
+
+def _threshold(row: Row) -> str:
     if row.p_value is not None:
         return f"larger, p <= {row.threshold:g} (p = {row.p_value:.2g})"
     if row.examples is not None:

@@ -11,6 +11,7 @@ from reports.pictures import pictures
 from reports.provenance import commit, described, last_release, versions
 from reports.results import Results
 from reports.rows import Row, in_words, properties_of
+from reports.sample_size import images_to_decide
 from robustness_tests.harness.baseline import SCHEMA, Baseline
 from robustness_tests.harness.measured import Costs, Figures, read
 from robustness_tests.harness.records import BAD, Record, Records
@@ -186,6 +187,7 @@ def _row(
     last = figures.baseline_value
     if last is None and run.baseline is not None and model == run.model:
         last = run.baseline.value(name, norm, epsilon, images=figures.images, reference=reference)
+    judged = concern == "model" and outcome in ("passed", "failed")
     unit = figures.unit or ("distance" if figures.p_value is not None else "share")
     return Row(
         **{**vars(figures), "baseline_value": last, "unit": unit},
@@ -197,6 +199,7 @@ def _row(
         norm=norm,
         epsilon=epsilon,
         tests=tuple(tests),
+        images_to_decide=images_to_decide(figures, run.thresholds.confidence) if judged else None,
         outcome=outcome,
         message=message,
     )

@@ -9,16 +9,14 @@ from metrics.attacks.search import Search
 from metrics.generators import moved
 from metrics.norms import per_row, vector_norm
 
-NOISE = 3.0
-"""L2 length of the noise, relative to the best perturbation. Shorter noise too often leads back to the same minimum."""
 
-
-def noisy_starts(search: Search, rows: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """Add Gaussian noise, three times as long in L2 as the perturbations, to the best points, and clamp to the box.
+def noisy_starts(search: Search, rows: Tensor, noise: float, generators: Sequence[torch.Generator]) -> Tensor:
+    """Add Gaussian noise to the best points, and clamp to the box.
 
     Args:
         search: the images and their best points.
         rows: indices of images that have an adversarial point, shape (R,).
+        noise: L2 length of the noise, relative to that of the best perturbation.
         generators: a source of randomness for each image of the search, on the CPU.
 
     Returns:
@@ -26,9 +24,9 @@ def noisy_starts(search: Search, rows: Tensor, generators: Sequence[torch.Genera
     """
     best = search.adversarial[rows]
     draws = [torch.randn(best.shape[1:], generator=generators[row], dtype=best.dtype) for row in rows.tolist()]
-    noise = moved(torch.stack(draws), best.device)
-    scale = NOISE * vector_norm(best - search.images[rows], "l2") / vector_norm(noise, "l2")
-    return (best + per_row(scale, noise) * noise).clamp(0, 1)
+    drawn = moved(torch.stack(draws), best.device)
+    scale = noise * vector_norm(best - search.images[rows], "l2") / vector_norm(drawn, "l2")
+    return (best + per_row(scale, drawn) * drawn).clamp(0, 1)
 
 
 def random_starts(search: Search, rows: Tensor, generators: Sequence[torch.Generator]) -> Tensor:

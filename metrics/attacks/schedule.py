@@ -33,7 +33,7 @@ def descend(search: Search, rows: Tensor, effort: Effort, generators: Sequence[t
     if not len(rows):
         return
     for _ in range(effort.restarts):
-        start, within = noisy_starts(search, rows, generators), 1.3 * search.distance[rows]
+        start, within = noisy_starts(search, rows, effort.noise, generators), 1.3 * search.distance[rows]
         reached = boundary_descent(
             search,
             rows,
