@@ -1,6 +1,7 @@
 """The measurement store: complete or absent, shared between processes, and never a number of something else."""
 
 import dataclasses
+import errno
 import os
 import signal
 import subprocess
@@ -9,7 +10,9 @@ import time
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from robustness_tests.harness import store as store_module
 from robustness_tests.harness.store import Key, Store
 
 KEY = Key(
@@ -63,14 +66,87 @@ def test_fresh_run_does_not_read_what_is_older(tmp_path):
     assert (float(found["score"]), from_before) == (pytest.approx(0.2), False)
 
 
-def test_damaged_file_is_measured_again(tmp_path):
+def flipped(path):
+    """One bit of the last value."""
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def of_another_batch(path):
+    Store(path.parents[2], started=0).fetch(dataclasses.replace(KEY, seed=1), measure(0.7))
+    path.unlink()
+    (other,) = path.parent.glob("*.safetensors")
+    other.replace(path)
+
+
+def without_digest(path):
+    save_file({"score": torch.tensor([0.5])}, path, metadata={"key": KEY.text()})
+
+
+DAMAGE = {
+    "text": (lambda path: path.write_bytes(b"not a file of tensors"), "is damaged"),
+    "empty": (lambda path: path.write_bytes(b""), "is damaged"),
+    "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-3]), "is damaged"),
+    "one bit": (flipped, "its content has changed"),
+    "another batch": (of_another_batch, "it is of another batch"),
+    "no digest": (without_digest, "its content has changed"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damaged_file_is_put_aside_and_measured_again(tmp_path, name):
+    damage, reason = DAMAGE[name]
     store = Store(tmp_path, started=0)
     store.fetch(KEY, measure(0.1))
-    (tmp_path / KEY.path()).write_bytes(b"not a file of tensors")
-    with pytest.warns(UserWarning, match="is damaged"):
+    path = tmp_path / KEY.path()
+    damage(path)
+    content = path.read_bytes()
+    with pytest.warns(UserWarning, match=reason) as warned:
         found, _ = store.fetch(KEY, measure(0.2))
+    assert len(warned) == 1
     assert float(found["score"]) == pytest.approx(0.2)
-    assert float(store.fetch(KEY, measure(0.3))[0]["score"]) == pytest.approx(0.2)
+    assert path.with_suffix(".damaged").read_bytes() == content
+    assert float(store.fetch(KEY, measure(0.3))[0]["score"]) == pytest.approx(0.2), "stored again, without a warning"
+
+
+def test_every_kind_of_tensor_is_read_as_it_was_written(tmp_path):
+    tensors = {
+        "image": torch.rand(2, 3, 4, 4, dtype=torch.double),
+        "score": torch.tensor([torch.nan, torch.inf]),
+        "flag": torch.tensor([True, False]),
+        "number": torch.tensor(7),
+        "nothing": torch.empty(0, 3),
+    }
+    Store(tmp_path, started=0).fetch(KEY, lambda: tensors)
+    found, _ = Store(tmp_path, started=0).fetch(KEY, measure(0.2))
+    assert found.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_files_have_the_usual_permissions(tmp_path, mask, mode):
+    before = os.umask(mask)
+    try:
+        Store(tmp_path, started=0).fetch(KEY, measure(0.1))
+    finally:
+        assert os.umask(before) == mask
+    path = tmp_path / KEY.path()
+    assert [one.stat().st_mode & 0o777 for one in (path, path.with_suffix(".lock"))] == [mode, mode]
+
+
+def test_numbers_are_reported_though_the_disk_is_full(tmp_path, monkeypatch):
+    def full(tensors, filename, metadata):
+        filename.write_bytes(b"a part")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(store_module, "save_file", full)
+    store = Store(tmp_path, started=0)
+    with pytest.warns(UserWarning, match=r"is reported, but not stored, .* again: .*No space left on device"):
+        found, _ = store.fetch(KEY, measure(0.1))
+    assert float(found["score"]) == pytest.approx(0.1)
+    assert [path.suffix for path in (tmp_path / KEY.path()).parent.iterdir()] == [".lock"]
 
 
 def test_failed_measurement_leaves_nothing(tmp_path):

@@ -5,14 +5,15 @@ An interrupted run continues where it stopped, and workers share their measureme
 
 import hashlib
 import json
+import os
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from filelock import FileLock
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 
@@ -67,6 +68,9 @@ class Key:
 class Store:
     """Stored batches below a folder.
 
+    Each file has the key and a digest of its tensors. A file that is truncated, changed or of another batch is put
+    aside with one warning, and the batch is measured again.
+
     Attributes:
         folder: made when the first batch is stored.
         started: when the run began, in seconds since the epoch.
@@ -84,31 +88,80 @@ class Store:
         once, and it leaves no incomplete file under the name of the batch.
         """
         path = self.folder / key.path()
-        stored = self._read(path)
-        if stored is not None:
-            return stored
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):
-            stored = self._read(path)
+        try:
+            stored = self._read(path, key)
             if stored is not None:
                 return stored
+        except DamagedError:
+            pass  # put aside below, by one process
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock"), mode=_usual_mode()):
+            try:
+                stored = self._read(path, key)
+                if stored is not None:
+                    return stored
+            except DamagedError as error:
+                path.replace(path.with_suffix(".damaged"))
+                warnings.warn(f"stored batch {path.name} is damaged ({error}) and measured again", stacklevel=2)
             tensors = {name: tensor.cpu().contiguous() for name, tensor in measure().items()}
             self._write(path, tensors, key)
         return tensors, False
 
-    def _read(self, path: Path) -> tuple[dict[str, Tensor], bool] | None:
+    def _read(self, path: Path, key: Key) -> tuple[dict[str, Tensor], bool] | None:
         try:
             from_before = path.stat().st_mtime < self.started
-            return None if self.fresh and from_before else (load_file(path), from_before)
         except FileNotFoundError:
             return None
-        except SafetensorError as error:
-            warnings.warn(f"stored batch {path.name} is damaged ({error}) and measured again", stacklevel=2)
-            return None
+        return None if self.fresh and from_before else (_checked(path, key), from_before)
 
     @staticmethod
     def _write(path: Path, tensors: dict[str, Tensor], key: Key) -> None:
+        """Write a batch. If that is not possible, warn: the numbers in memory are reported all the same."""
         # Only the holder of the lock writes this name; what a killed process left of it is overwritten.
         partial = path.with_suffix(".partial")
-        save_file(tensors, partial, metadata={"key": key.text()})
-        partial.replace(path)
+        try:
+            save_file(tensors, partial, metadata={"key": key.text(), "sha256": _digest(tensors)})
+            with partial.open("rb+") as file:
+                os.fsync(file.fileno())  # or a power failure may leave the name without its content
+            partial.chmod(_usual_mode())  # safetensors makes files that only their owner can read
+            partial.replace(path)
+        except (OSError, SafetensorError) as error:
+            partial.unlink(missing_ok=True)
+            warnings.warn(
+                f"batch {path.name} is reported, but not stored, so the next run measures it again: {error}",
+                stacklevel=2,
+            )
+
+
+class DamagedError(Exception):
+    """A file of the store is not what was written, or not of the batch of its name."""
+
+
+def _checked(path: Path, key: Key) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, "pt") as file:
+            about = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+    except SafetensorError as error:
+        raise DamagedError(str(error)) from error
+    if about.get("key") != key.text():
+        raise DamagedError("it is of another batch")
+    if about.get("sha256") != _digest(tensors):
+        raise DamagedError("its content has changed")
+    return tensors
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """A digest of names, types, shapes and values."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _usual_mode() -> int:
+    """The permissions of a new file, as the user's mask allows them. A mask can only be read by setting it."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return 0o666 & ~mask
