@@ -11,8 +11,6 @@ class Effort:
         classes: number of classes, those with the largest logits, whose gradients are taken at the clean image.
         aims: number of these classes that get a descent of their own, those with the nearest linearised boundaries.
         restarts: number of descents from the best point with noise added.
-        noise: L2 length of this noise, relative to the best perturbation. Shorter noise leads back to the same minimum
-            too often; longer noise pays only if there are many restarts.
         explore: steps of each of these descents.
         refined: number of points from these descents that are refined.
         refine: steps of each refinement.
@@ -27,7 +25,6 @@ class Effort:
     classes: int
     aims: int
     restarts: int
-    noise: float
     explore: int
     refined: int
     refine: int
@@ -44,7 +41,6 @@ EFFORTS: dict[str, Effort] = {
         classes=4,
         aims=2,
         restarts=0,
-        noise=0.0,
         explore=10,
         refined=1,
         refine=8,
@@ -59,7 +55,6 @@ EFFORTS: dict[str, Effort] = {
         classes=9,
         aims=3,
         restarts=11,
-        noise=2.0,
         explore=10,
         refined=1,
         refine=24,
@@ -74,7 +69,6 @@ EFFORTS: dict[str, Effort] = {
         classes=9,
         aims=9,
         restarts=55,
-        noise=3.0,
         explore=12,
         refined=4,
         refine=30,

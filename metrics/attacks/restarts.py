@@ -10,6 +10,22 @@ from metrics.generators import moved
 from metrics.norms import per_row, vector_norm
 
 
+LONGEST, SHORTEST = 6.0, 1.0
+"""L2 lengths of the noise at the first and at the last restart, relative to the best perturbation."""
+
+
+def noise_of(restart: int, restarts: int) -> float:
+    """Length of the noise at a restart. It falls geometrically, as a temperature does in simulated annealing.
+
+    Long noise finds other minima. Short noise then finds better ones near the best.
+
+    Example:
+        >>> [round(noise_of(restart, 3), 2) for restart in range(3)]
+        [6.0, 2.45, 1.0]
+    """
+    return LONGEST * (SHORTEST / LONGEST) ** (restart / max(1, restarts - 1))
+
+
 def noisy_starts(search: Search, rows: Tensor, noise: float, generators: Sequence[torch.Generator]) -> Tensor:
     """Add Gaussian noise to the best points, and clamp to the box.
 

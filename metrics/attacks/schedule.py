@@ -10,7 +10,7 @@ from metrics.attacks.effort import Effort
 from metrics.attacks.line_search import line_search
 from metrics.attacks.linearised import linearised
 from metrics.attacks.random_noise import random_noise
-from metrics.attacks.restarts import noisy_starts, random_starts
+from metrics.attacks.restarts import noise_of, noisy_starts, random_starts
 from metrics.attacks.search import Attack, Search, nearest_classes
 from metrics.attacks.shortlist import Shortlist
 
@@ -32,8 +32,9 @@ def descend(search: Search, rows: Tensor, effort: Effort, generators: Sequence[t
     rows = rows[search.distance[rows].isfinite()]
     if not len(rows):
         return
-    for _ in range(effort.restarts):
-        start, within = noisy_starts(search, rows, effort.noise, generators), 1.3 * search.distance[rows]
+    for restart in range(effort.restarts):
+        noise = noise_of(restart, effort.restarts)
+        start, within = noisy_starts(search, rows, noise, generators), 1.3 * search.distance[rows]
         reached = boundary_descent(
             search,
             rows,
