@@ -9,7 +9,6 @@ from metrics.attacks.search import Search
 from metrics.generators import moved
 from metrics.norms import per_row, vector_norm
 
-
 LONGEST, SHORTEST = 6.0, 1.0
 """L2 lengths of the noise at the first and at the last restart, relative to the best perturbation."""
 
