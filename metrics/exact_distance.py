@@ -122,7 +122,7 @@ def exact_distance(
             why = str(unsupported)
             return _result([_misclassified(one) if bad else _unavailable(one, why) for one, bad in pairs], images)
     if adversarial is None:
-        adversarial = adversarial_distance(model, images, labels, norm="linf", seed=seed).adversarial
+        adversarial = adversarial_distance(model, images, labels, norm="linf", effort="thorough", seed=seed).adversarial
     if certified is None:
         certified = certified_distance(model, images, labels, norm="linf").distance
     with differentiating(model), torch.no_grad():
