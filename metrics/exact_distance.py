@@ -88,7 +88,7 @@ def exact_distance(
         patience: number of images in a row that may hit the time limit. After them, the remaining images are not tried
             and are unavailable. None tries all images.
         adversarial: adversarial images, exactly as an attack returned them, shape (N, C, H, W). If None, the function
-            runs an attack.
+            runs a thorough attack.
         certified: distances from `certified_distance`, shape (N,). If None, the function computes them.
         seed: seed of the attack that the function runs.
 
