@@ -76,7 +76,7 @@ EFFORTS: dict[str, Effort] = {
         random_noise=50,
         random_starts=20,
         linearised=3,
-        line_search=8,
+        line_search=14,
         iterated_pgd=2000,
     ),
 }
