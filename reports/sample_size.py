@@ -14,8 +14,8 @@ NORMAL = NormalDist()
 def images_for_share(value: float, threshold: float, confidence: float) -> int | None:
     """The number of images with which the interval of a share leaves out a threshold.
 
-    From the normal approximation (Fleiss, Levin and Paik 2003, section 2.4). The exact interval of the gate is wider,
-    so this is one or two images too few for shares near 0 or 1.
+    From the normal approximation (Fleiss, Levin and Paik 2003, section 2.4). The exact interval of the gate is a little
+    wider, so the true power is a little smaller.
 
     Args:
         value: the measured share.
@@ -47,13 +47,13 @@ def images_for_comparison(images: int, p_value: float, largest: float) -> int | 
         largest: the p-value that decides.
 
     Returns:
-        The number; None if the measured effect is none, or in the other direction.
+        The number; None if the measured effect is none, or in the other direction, and if `largest` is 0 or 1.
 
     Example:
         >>> images_for_comparison(100, p_value=0.2, largest=0.05)
         873
     """
-    if not 0 < p_value < 0.5:
+    if not (0 < p_value < 0.5 and 0 < largest < 1):
         return None
     needed = -NORMAL.inv_cdf(largest) + NORMAL.inv_cdf(POWER)
     return math.ceil(images * (needed / -NORMAL.inv_cdf(p_value)) ** 2)

@@ -121,7 +121,7 @@ def test_robust_accuracy_is_compared(robust, agrees):
     figures = judged(test, **given)
     assert figures["threshold"] == 0.5953
     assert math.isclose(figures["estimate"].value, robust / 100)
-    with pytest.raises(pytest.skip.Exception, match="states a robust accuracy of net for linf only"):
+    with pytest.raises(pytest.skip.Exception, match="states no robust accuracy of net in l2"):
         judged(test, **given | {"norm": "l2"})
 
 

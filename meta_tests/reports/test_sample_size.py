@@ -56,6 +56,7 @@ def test_known_number():
         (Figures(images=100, value=0.9, lower=0.82, upper=0.95, threshold=0.9), None),
         (Figures(images=90, value=1.3, lower=0.9, upper=1.6, threshold=1.2, unit="ratio"), None),
         (Figures(images=50, value=2.0, reference_value=1.9, p_value=0.2, threshold=0.05), 437),
+        (Figures(images=50, value=2.0, reference_value=1.9, p_value=0.2, threshold=0.0), None),
         (Figures(images=50, value=2.0, reference_value=1.0, p_value=0.01, threshold=0.05), None),
         (Figures(images=50, value=1.0, reference_value=2.0, p_value=0.9, threshold=0.05), None),
         (Figures(images=50, value=1.0, reference_value=2.0, p_value=1.0, threshold=0.05), None),

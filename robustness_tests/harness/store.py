@@ -3,6 +3,7 @@
 An interrupted run continues where it stopped, and workers share their measurements.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -88,31 +89,31 @@ class Store:
         once, and it leaves no incomplete file under the name of the batch.
         """
         path = self.folder / key.path()
-        try:
-            stored = self._read(path, key)
-            if stored is not None:
-                return stored
-        except DamagedError:
-            pass  # put aside below, by one process
+        stored = self._read(path, key)
+        if stored is not None:
+            return stored
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock"), mode=_usual_mode()):
-            try:
-                stored = self._read(path, key)
-                if stored is not None:
-                    return stored
-            except DamagedError as error:
-                path.replace(path.with_suffix(".damaged"))
-                warnings.warn(f"stored batch {path.name} is damaged ({error}) and measured again", stacklevel=2)
+            # Only the holder of the lock puts a damaged file aside, so that there is one warning.
+            stored = self._read(path, key, put_aside=True)
+            if stored is not None:
+                return stored
             tensors = {name: tensor.cpu().contiguous() for name, tensor in measure().items()}
             self._write(path, tensors, key)
         return tensors, False
 
-    def _read(self, path: Path, key: Key) -> tuple[dict[str, Tensor], bool] | None:
+    def _read(self, path: Path, key: Key, *, put_aside: bool = False) -> tuple[dict[str, Tensor], bool] | None:
+        """The tensors of a batch, and whether they are from before this run; None if they have to be measured."""
         try:
             from_before = path.stat().st_mtime < self.started
-        except FileNotFoundError:
+            return None if self.fresh and from_before else (_checked(path, key), from_before)
+        except FileNotFoundError:  # also if another process has just put it aside
             return None
-        return None if self.fresh and from_before else (_checked(path, key), from_before)
+        except DamagedError as error:
+            if put_aside:
+                path.replace(path.with_suffix(".damaged"))
+                warnings.warn(f"stored batch {path.name} is damaged ({error}) and measured again", stacklevel=3)
+            return None
 
     @staticmethod
     def _write(path: Path, tensors: dict[str, Tensor], key: Key) -> None:
@@ -126,7 +127,8 @@ class Store:
             partial.chmod(_usual_mode())  # safetensors makes files that only their owner can read
             partial.replace(path)
         except (OSError, SafetensorError) as error:
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the folder may have become read-only
+                partial.unlink(missing_ok=True)
             warnings.warn(
                 f"batch {path.name} is reported, but not stored, so the next run measures it again: {error}",
                 stacklevel=2,
