@@ -49,6 +49,31 @@ def test_gradients_on_the_descent_count(monkeypatch):
     assert bool(beyond.saturated), "the descent leaves this ball, so it does not count"
 
 
+def test_the_score_is_not_above_the_label_change():
+    """The margin falls to 0 within 0.0005 of 0.5, where no walk stops: only the label change itself is known."""
+    model = one_pixel(lambda value: 1 - 0.3 * value - 2000 * (value - 0.5).relu())
+    found = clever(model, torch.zeros(1, 1, 8, 8), LABEL, norm="l2", radius=0.9, seed=1, **FEW)
+    assert float(found.raw) > float(found.label_change) >= 0.5
+    assert float(found.score) == float(found.label_change)
+    assert int(found.status) == Status.ESTIMATED, "a label change was found, so it is not saturated"
+
+
+def test_the_ball_is_a_little_larger_than_the_label_change():
+    """Of 40 points uniform in it, some are beyond the label change, and none beyond 1.15 times its distance."""
+    seen = []
+    linear = one_pixel(lambda value: 0.5 - value)
+
+    def model(images):
+        seen.append(float(images.detach().max()))
+        return linear(images)
+
+    few = FEW | {"blocks": 10}
+    found = clever(
+        model, torch.zeros(1, 1, 1, 1), LABEL, norm="l2", radius=0.9, tolerance=0, pruning=float("inf"), **few
+    )
+    assert 1.08 < max(seen) / float(found.label_change) <= 1.15 + 1e-5
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_what_is_beyond_the_label_change_does_not_count(norm):
     """The slope is 1 up to the label change at 0.5, and 100 beyond, which has no influence on the distance."""
