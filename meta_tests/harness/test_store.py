@@ -81,7 +81,7 @@ def of_another_batch(path):
 
 
 def without_digest(path):
-    save_file({"score": torch.tensor([0.5])}, path, metadata={"key": KEY.text()})
+    save_file({"score": torch.tensor([0.5])}, path, metadata={"sha256 and key": f" {KEY.text()}"})
 
 
 DAMAGE = {
@@ -123,6 +123,14 @@ def test_every_kind_of_tensor_is_read_as_it_was_written(tmp_path):
     assert found.keys() == tensors.keys()
     for name, tensor in tensors.items():
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=0, equal_nan=True)
+
+
+def test_equal_batches_are_equal_files(tmp_path):
+    written = set()
+    for number in range(8):
+        Store(tmp_path / str(number), started=0).fetch(KEY, measure(0.1))
+        written.add((tmp_path / str(number) / KEY.path()).read_bytes())
+    assert len(written) == 1
 
 
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])

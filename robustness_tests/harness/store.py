@@ -121,7 +121,8 @@ class Store:
         # Only the holder of the lock writes this name; what a killed process left of it is overwritten.
         partial = path.with_suffix(".partial")
         try:
-            save_file(tensors, partial, metadata={"key": key.text(), "sha256": _digest(tensors)})
+            # One entry: safetensors writes several in an order of chance, and equal batches would differ as files.
+            save_file(tensors, partial, metadata={"sha256 and key": f"{_digest(tensors)} {key.text()}"})
             with partial.open("rb+") as file:
                 os.fsync(file.fileno())  # or a power failure may leave the name without its content
             partial.chmod(_usual_mode())  # safetensors makes files that only their owner can read
@@ -142,13 +143,13 @@ class DamagedError(Exception):
 def _checked(path: Path, key: Key) -> dict[str, Tensor]:
     try:
         with safe_open(path, "pt") as file:
-            about = file.metadata() or {}
+            digest, _, text = (file.metadata() or {}).get("sha256 and key", "").partition(" ")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
     except SafetensorError as error:
         raise DamagedError(str(error)) from error
-    if about.get("key") != key.text():
+    if text != key.text():
         raise DamagedError("it is of another batch")
-    if about.get("sha256") != _digest(tensors):
+    if digest != _digest(tensors):
         raise DamagedError("its content has changed")
     return tensors
 
