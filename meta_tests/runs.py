@@ -29,6 +29,7 @@ RUN = Run(
     deployed="",
     precision="float32",
     image_size=None,
+    looks=None,
     sampling="first",
     sample=(),
     certify="auto",

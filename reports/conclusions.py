@@ -35,7 +35,13 @@ def _better(results: Results, rows: Sequence[Row]) -> str:
     measured = "; ".join(
         f"{_what(row)} {_number(row, row.value)} against {_number(row, row.reference_value)}" for row in better
     )
-    return f"{said} on the same images: {measured}." if better else f"{said}."
+    return f"{said} on the same images: {measured}.{_holm(better)}" if better else f"{said}."
+
+
+def _holm(better: Sequence[Row]) -> str:
+    adjusted = [(row.holm_p_value, row.threshold or 0) for row in better if row.holm_p_value is not None]
+    hold = sum(p_value <= largest for p_value, largest in adjusted)
+    return f" With Holm's correction for all comparisons, {hold} of these {len(adjusted)} hold." if adjusted else ""
 
 
 def _what(row: Row) -> str:

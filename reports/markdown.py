@@ -81,7 +81,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if results is None:
         return
     text = summary(results)
-    file, step = session.config.stash[RUN].summary, os.environ.get("GITHUB_STEP_SUMMARY")
+    file = session.config.stash[RUN].summary
+    step = None if results.goes_on else os.environ.get("GITHUB_STEP_SUMMARY")
     for path, mode in ((file, "w"), (Path(step) if step else None, "a")):
         if path is None:
             continue

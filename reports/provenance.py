@@ -4,6 +4,7 @@ import os
 import platform
 import shutil
 import subprocess
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -24,6 +25,7 @@ def described(run: Run) -> dict[str, Any]:
     options = {name: value for name, value in vars(run).items() if name not in (*OF_THE_MACHINE, *ELSEWHERE)}
     options["sources"] = {name: source.text for name, source in run.sources.items()}
     options["image_size"] = None if run.image_size is None else str(run.image_size)
+    options["looks"] = None if run.looks is None else asdict(run.looks)
     options["leaderboard"] = {name: str(stated) for name, stated in run.leaderboard.items()}
     options["dataset_source"] = run.dataset_source.text
     return options

@@ -40,6 +40,7 @@ class Results:
         images: a row for each model, norm and image.
         pictures: images to look at.
         records: every test.
+        goes_on: whether the next look of `--images auto` follows, so that this verdict is not the last one.
     """
 
     schema: int
@@ -60,6 +61,7 @@ class Results:
     images: tuple[ImageRow, ...]
     pictures: tuple[Picture, ...]
     records: tuple[Record, ...]
+    goes_on: bool = False
 
     @property
     def model(self) -> str:

@@ -93,8 +93,10 @@ class Row(Figures):
         norm: norm of the perturbation, if any.
         epsilon: size of the perturbation, if any.
         tests: node ids of its tests; of those about images, the ones that went wrong.
-        images_to_decide: about how many images would decide what the interval or the p-value leaves open, with a
-            probability of 80 %, if the effect is the measured one; None if nothing is open.
+        holm_p_value: its p-value, adjusted by Holm for all comparisons of the run.
+        is_open: whether its interval or p-value leaves a requirement open: more images may decide it.
+        images_to_decide: about how many images would decide it, with a probability of 80 %, if the effect is the
+            measured one; None if it is not open, or if there is no such number.
         outcome: passed, failed, skipped, error or crashed.
         message: why it did not pass.
     """
@@ -110,6 +112,8 @@ class Row(Figures):
     images_to_decide: int | None
     outcome: str
     message: str
+    holm_p_value: float | None = None
+    is_open: bool = False
 
     @property
     def group(self) -> str:
@@ -183,13 +187,14 @@ SIGNS = {"at least": ">=", "at most": "<=", "equal": "="}
 def _needed(row: Row) -> str:
     if row.threshold is None:
         return ""
-    still_open = f"; open, about {row.images_to_decide:,} images decide" if row.images_to_decide else ""
-    return _threshold(row) + still_open
+    decide = f", about {row.images_to_decide:,} images decide" if row.images_to_decide else ""
+    return _threshold(row) + (f"; open{decide}" if row.is_open else "")
 
 
 def _threshold(row: Row) -> str:
     if row.p_value is not None:
-        return f"larger, p <= {row.threshold:g} (p = {row.p_value:.2g})"
+        holm = "" if row.holm_p_value is None else f", Holm {row.holm_p_value:.2g}"
+        return f"larger, p <= {row.threshold:.3g} (p = {row.p_value:.2g}{holm})"
     if row.examples is not None:
         return f"none of {row.examples} at {row.examples_at or f'{row.threshold:g} of the stated radius'}"
     if row.value is None:

@@ -59,22 +59,29 @@ def images_for_comparison(images: int, p_value: float, largest: float) -> int | 
     return math.ceil(images * (needed / -NORMAL.inv_cdf(p_value)) ** 2)
 
 
+def is_open(figures: Figures) -> bool:
+    """Whether the images of a run leave a requirement open.
+
+    A threshold is open if the interval of the value contains it. A comparison is open if its p-value shows neither that
+    the candidate is better nor that it is worse.
+    """
+    if figures.threshold is None:
+        return False
+    if figures.p_value is not None:
+        return figures.threshold < figures.p_value < 1 - figures.threshold
+    if figures.lower is None or figures.upper is None:
+        return False
+    return figures.lower <= figures.threshold <= figures.upper
+
+
 def images_to_decide(figures: Figures, confidence: float) -> int | None:
     """About how many images would decide a requirement that the images of the run leave open.
-
-    It is open if the interval of a share contains the threshold, or if the p-value of a comparison is too large though
-    the measured effect is in the right direction.
 
     Returns:
         The number; None if nothing is open, or if the measured values give no number.
     """
-    if figures.threshold is None or figures.value is None:
+    if not is_open(figures) or figures.threshold is None or figures.value is None:
         return None
     if figures.p_value is not None:
-        still_open = figures.images is not None and figures.p_value > figures.threshold
-        return images_for_comparison(figures.images or 0, figures.p_value, figures.threshold) if still_open else None
-    if figures.lower is None or figures.upper is None or figures.unit == "ratio":
-        return None
-    if not figures.lower <= figures.threshold <= figures.upper:
-        return None
-    return images_for_share(figures.value, figures.threshold, confidence)
+        return images_for_comparison(figures.images or 0, figures.p_value, figures.threshold)
+    return None if figures.unit == "ratio" else images_for_share(figures.value, figures.threshold, confidence)

@@ -3,15 +3,18 @@
 import math
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from reports.conclusions import worst_images_in
+from reports.holm import holm
 from reports.images import image_rows
+from reports.looks import goes_on, said_of
 from reports.pictures import pictures
 from reports.provenance import commit, described, last_release, versions
 from reports.results import Results
 from reports.rows import Row, in_words, properties_of
-from reports.sample_size import images_to_decide
+from reports.sample_size import images_to_decide, is_open
 from robustness_tests.harness.baseline import SCHEMA, Baseline
 from robustness_tests.harness.measured import Costs, Figures, read
 from robustness_tests.harness.records import BAD, Record, Records
@@ -25,7 +28,7 @@ def summarise(run: Run, records: Records, exit_status: int) -> Results:
     ours = records.ours()
     of_images = [record for record in ours if "image" in record.about]
     of_models = [record for record in ours if "image" not in record.about]
-    found = [_model_row(record, run) for record in of_models]
+    found = _with_holm([_model_row(record, run) for record in of_models])
     rows = [*_sorted(found, run), *_sorted(_image_rows(of_images, run), run)]
     images = image_rows(of_images, run)
     partial = exit_status == 0 and bool(records.deselected or untested(run, records) or not _judged(rows))
@@ -34,7 +37,7 @@ def summarise(run: Run, records: Records, exit_status: int) -> Results:
         schema=SCHEMA,
         verdict="partial" if partial else VERDICTS.get(exit_status, "internal error"),
         exit_status=exit_status,
-        notes=tuple(_notes(run, records, rows)),
+        notes=(*_looked(run, records, rows, exit_status), *_notes(run, records, rows)),
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=round(max(0.0, time.time() - run.started), 1),
         commit=commit(),
@@ -55,7 +58,15 @@ def summarise(run: Run, records: Records, exit_status: int) -> Results:
         images=tuple(images),
         pictures=tuple(pictures(run, images, _named(rows, ours, run))),
         records=tuple(sorted(ours, key=lambda record: record.test)),
+        goes_on=not records.missing and goes_on(rows, run, exit_status),
     )
+
+
+def _with_holm(rows: Sequence[Row]) -> list[Row]:
+    """Rows of comparisons with their p-values adjusted for all of them, in the same order."""
+    p_values = [row.p_value for row in rows if row.p_value is not None]
+    adjusted = iter(holm(p_values) if len(p_values) > 1 else [])
+    return [row if row.p_value is None else replace(row, holm_p_value=next(adjusted, None)) for row in rows]
 
 
 MAX_NAMED_IMAGES = 6
@@ -100,6 +111,13 @@ def _number_first(text: str) -> tuple[float, str]:
 def untested(run: Run, records: Records) -> list[str]:
     """Properties of the gate that no test of this run was about."""
     return sorted(properties_of(run.not_given) - {record.property_name for record in records.by_test.values()})
+
+
+def _looked(run: Run, records: Records, rows: Sequence[Row], exit_status: int) -> list[str]:
+    """What a look of `--images auto` has decided, if it was complete."""
+    if run.looks is None or records.missing or exit_status not in (0, 1):
+        return []
+    return [said_of(run.looks, rows, more=goes_on(rows, run, exit_status))]
 
 
 def _notes(run: Run, records: Records, rows: Sequence[Row]) -> list[str]:
@@ -199,6 +217,7 @@ def _row(
         norm=norm,
         epsilon=epsilon,
         tests=tuple(tests),
+        is_open=judged and is_open(figures),
         images_to_decide=images_to_decide(figures, run.thresholds.confidence) if judged else None,
         outcome=outcome,
         message=message,

@@ -24,7 +24,10 @@ PLUGINS = [
         )
     ),
     *fixtures.PLUGINS,
-    *(f"{reports.__name__}.{name}" for name in ("results_json", "junit", "markdown", "html", "terminal")),
+    *(
+        f"{reports.__name__}.{name}"
+        for name in ("results_json", "junit", "markdown", "html", "terminal", "auto_images")
+    ),
 ]
 """The modules with hooks and fixtures; conftest.py of a checkout names the same ones."""
 

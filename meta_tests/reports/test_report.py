@@ -282,6 +282,11 @@ def test_answers_say_what_the_numbers_say():
         "robust is shown to be better than standard in 1 of 1 comparisons on the same images: adversarial distance, "
         "linf 0.2 against 0.1."
     )
+    clever = model_record("test_candidate_beats_reference_in_clever", values={**better, "p_value": 0.04}, norm="linf")
+    noise = model_record("test_candidate_beats_reference_in_noise_accuracy", values={**better, "p_value": 0.03})
+    several = results_of(beats, clever, noise)
+    assert [row.holm_p_value for row in several.properties] == pytest.approx([3e-9, 0.06, 0.06])
+    assert conclusion(several, "requirement").endswith("With Holm's correction for all comparisons, 1 of these 3 hold.")
     bad = results_of(
         model_record("test_share_of_clever_below_distance", "failed", shares, norm="linf"),
         model_record("test_candidate_beats_reference_in_adversarial_distance", "failed", better, norm="linf"),

@@ -4,6 +4,7 @@ Imports no torch: a separate process checks models and data.
 """
 
 import contextlib
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -17,6 +18,7 @@ from platformdirs import user_cache_path
 from robustness_tests.harness import option_values
 from robustness_tests.harness.baseline import Baseline, check_baseline, load_baseline
 from robustness_tests.harness.gpus import visible_gpus
+from robustness_tests.harness.looks import LATER_LOOK, LIMIT, Looks, planned_sizes
 from robustness_tests.harness.options import CERTIFY, EFFORTS, OPTIONS, PRECISIONS, SAMPLES, given_value
 from robustness_tests.harness.run import (
     CERTIFIED_NORMS,
@@ -55,17 +57,21 @@ def run_from(config: pytest.Config) -> Run:
     options = checked_options(given, config)
     seen = _inspected(options, config)
     config.stash[CHECKED_SUBJECTS] = seen
-    if given["images"] and options.images > seen.test_images:
+    limit = options.looks.sizes[-1] if options.looks else options.images
+    if given["images"] not in ("", "auto") and limit > seen.test_images:
         raise pytest.UsageError(
-            f"--images: got {options.images}, expected at most {seen.test_images}, the test split of "
+            f"--images: got {given['images']}, expected at most {seen.test_images}, the test split of "
             f"{options.dataset!r}"
         )
+    looks = options.looks.within(seen.test_images) if options.looks else None
     batch_size = _checked("batch-size", given["batch-size"], option_values.positive) if given["batch-size"] else None
     run = Run(
         **{
             **vars(options),
             **vars(seen),
             "images": min(options.images, seen.test_images),
+            "looks": looks,
+            "thresholds": looks.spent(options.thresholds) if looks else options.thresholds,
             "clever_radius": {**seen.clever_radius, **options.clever_radius},
             "batch_sizes": _batch_sizes(batch_size, options.device, seen),
         }
@@ -85,6 +91,7 @@ def checked_options(given: Mapping[str, Any], config: pytest.Config) -> Options:
     model = _checked("model", given["model"], lambda text: model_source(text, dataset, _folder("model", config)))
     against = _reference(given["against"], model, dataset, config)
     deployed = _deployed(given["deployed"], (model, against), dataset, config)
+    looks = _looks(given, _default_images(dataset, effort), config)
     return Options(
         model=model.name,
         against=against.name,
@@ -93,7 +100,8 @@ def checked_options(given: Mapping[str, Any], config: pytest.Config) -> Options:
         sources={source.name: source for source in (model, against, deployed) if source},
         dataset_source=dataset,
         data_dir=_checked("data-dir", given["data-dir"], lambda text: _data_dir(text, config)),
-        images=_checked("images", given["images"] or _default_images(dataset, effort), option_values.positive),
+        images=looks.images if looks else int(given["images"] or _default_images(dataset, effort)),
+        looks=looks,
         sampling=_checked("sample", given["sample"], lambda word: option_values.choice(word, SAMPLES)),
         image_size=_checked("image-size", given["image-size"], image_size) if given["image-size"] else None,
         clever_radius=_checked("clever-radius", given["clever-radius"], option_values.radii),
@@ -111,14 +119,37 @@ def checked_options(given: Mapping[str, Any], config: pytest.Config) -> Options:
         baseline=_checked("baseline", given["baseline"], lambda text: _baseline(text, config)),
         fresh=bool(given["fresh"]),
         # Workers get the start time from the controller: batches that others measured since then belong to this run.
-        started=worker_input(config)["robustness_started"] if is_worker(config) else time.time(),
+        started=_started(config),
     )
 
 
-def _default_images(dataset: Source, effort: str) -> str:
+def _started(config: pytest.Config) -> float:
+    if is_worker(config):
+        return float(worker_input(config)["robustness_started"])
+    later = config.stash.get(LATER_LOOK, None)
+    return later.started if later else time.time()
+
+
+def _default_images(dataset: Source, effort: str) -> int:
     if effort == "quick":
-        return "20"
-    return str(DATASETS[dataset.name].images if dataset.kind == "bundled" else 100)
+        return 20
+    return DATASETS[dataset.name].images if dataset.kind == "bundled" else 100
+
+
+def _looks(given: Mapping[str, Any], first: int, config: pytest.Config) -> Looks | None:
+    """The plan of `--images auto`. Its numbers of images are whole batches, so that no look measures one again."""
+    limit = _checked("images", given["images"], option_values.limit) if given["images"] else None
+    if limit is None:
+        return None
+    if is_worker(config):
+        return Looks(**worker_input(config)["robustness_looks"])
+    later = config.stash.get(LATER_LOOK, None)
+    if later is not None:
+        return later.looks
+    batch_size = _checked("batch-size", given["batch-size"] or "20", option_values.positive)
+    if not given["batch-size"] and _on_gpu(_checked("device", given["device"], option_values.device)):
+        batch_size = GPU_BATCH_SIZE
+    return Looks(planned_sizes(math.ceil(first / batch_size) * batch_size, limit or LIMIT))
 
 
 def _certify(text: str, norms: tuple[str, ...]) -> str:
@@ -185,9 +216,12 @@ def _inspected(run: Options, config: pytest.Config) -> CheckedSubjects:
 
 
 def _batch_sizes(given: int | None, device: str, seen: CheckedSubjects) -> Mapping[str, int]:
-    on_gpu = device.startswith("cuda") or (device == "auto" and visible_gpus())
-    fixed = given or (GPU_BATCH_SIZE if on_gpu else None)
+    fixed = given or (GPU_BATCH_SIZE if _on_gpu(device) else None)
     return {name: fixed or size for name, size in seen.batch_sizes.items()}
+
+
+def _on_gpu(device: str) -> bool:
+    return device.startswith("cuda") or (device == "auto" and bool(visible_gpus()))
 
 
 def _effort(given: Mapping[str, Any]) -> str:

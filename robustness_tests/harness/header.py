@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from robustness_tests.harness.looks import Looks
 from robustness_tests.harness.run import IN_USE, RUN, Run
 
 
@@ -25,12 +26,25 @@ def describe(run: Run) -> Sequence[str]:
             f"robustness: seed {run.seed}, device {run.device}{search}, CLEVER's radius {radii}, "
             f"thresholds {' and '.join(run.thresholds.files)}, results in {run.results}"
         ),
+        *([f"robustness: {looks_in_words(run.looks)}"] if run.looks else []),
         *([f"robustness: compared with the last release, {last}"] if last else []),
         *(f"robustness: RobustBench states for {name}: {stated}" for name, stated in run.leaderboard.items()),
         *([f"robustness: thresholds for others, not used: {', '.join(unused)}"] if unused else []),
         *([f"robustness: pictures are resized: {run.image_size}"] if run.image_size else []),
         *(f"robustness: {remark}" for remark in run.remarks),
     ]
+
+
+def looks_in_words(looks: Looks) -> str:
+    """Which look of `--images auto` a run is, and what it may spend.
+
+    Example:
+        >>> looks_in_words(Looks((100, 200, 400), number=1))
+        'look 2 of 3, at 100, 200, 400 images; each spends 1/3 of the error'
+    """
+    sizes = ", ".join(f"{size:,}" for size in looks.sizes)
+    count = len(looks.sizes)
+    return f"look {looks.number + 1} of {count}, at {sizes} images; each spends 1/{count} of the error"
 
 
 def named(run: Run, model: str) -> str:

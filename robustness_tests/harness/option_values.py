@@ -29,6 +29,15 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def limit(text: str) -> int | None:
+    """The largest number of images that `auto` or `auto:LIMIT` allows, 0 where it states none; None for a number."""
+    word, colon, number = text.strip().partition(":")
+    if word != "auto":
+        positive(text)
+        return None
+    return positive(number) if colon else 0
+
+
 def norms(text: str) -> tuple[str, ...]:
     """Norms, separated by commas; each once."""
     found = [norm.strip() for norm in text.split(",")]

@@ -79,7 +79,15 @@ OPTIONS_OF = {
             "run on it. See [the form that ships](models_and_data.md#the-form-that-ships).",
         ),
         Option("dataset", "digits", f"The test images: {', '.join((*DATASETS, *DATASET_FORMS))}", "DATASET"),
-        Option("images", "", "Number of test images", "N", usual="100; cifar10-sample 60; --quick 20"),
+        Option(
+            "images",
+            "",
+            "Number of test images; auto or auto:LIMIT goes on until the requirements are decided",
+            "N",
+            usual="100; cifar10-sample 60; --quick 20",
+            details="`auto` begins with the usual number and doubles it, up to 1,000 images or `LIMIT`. See "
+            "[How many images?](properties.md#how-many-images)",
+        ),
         Option(
             "image-size",
             "",

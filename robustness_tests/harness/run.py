@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from robustness_tests.harness.baseline import Baseline
+from robustness_tests.harness.looks import Looks
 from robustness_tests.harness.thresholds import Thresholds
 from robustness_tests.subjects.image_size import ImageSize
 from robustness_tests.subjects.leaderboard import LeaderboardEntry, leaderboard_entry
@@ -43,6 +44,7 @@ class Options:
         dataset_source: where the dataset comes from.
         data_dir: folder of datasets and checkpoints that have names.
         images: number of test images.
+        looks: the plan of `--images auto`; None for a fixed number of images.
         sampling: which images are taken: "first", "stratified" or "random".
         image_size: what pictures are brought to; None for what the models state, or no change. In a `Run`, what counts.
         clever_radius: radius of CLEVER's ball for each norm for which it was given.
@@ -68,6 +70,7 @@ class Options:
     dataset_source: Source
     data_dir: Path
     images: int
+    looks: Looks | None
     sampling: str
     image_size: ImageSize | None
     clever_radius: Mapping[str, float]

@@ -1,6 +1,7 @@
 """Workers of pytest-xdist: their number, their GPU, their threads, and what happens when one dies. Imports no torch."""
 
 import os
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -53,7 +54,9 @@ def pytest_xdist_setupnodes(config: pytest.Config, specs: list[Any]) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """Send each worker the start time of the run and the checked models and data, so that it does not check again."""
-    node.workerinput["robustness_started"] = node.config.stash[RUN].started
+    run = node.config.stash[RUN]
+    node.workerinput["robustness_started"] = run.started
+    node.workerinput["robustness_looks"] = asdict(run.looks) if run.looks else None
     node.workerinput["robustness_subjects"] = node.config.stash[CHECKED_SUBJECTS].to_json()
 
 
