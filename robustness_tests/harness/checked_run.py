@@ -36,6 +36,9 @@ from robustness_tests.subjects.image_size import image_size
 from robustness_tests.subjects.sources import Source, dataset_source, model_source
 from robustness_tests.subjects.subject_check import CheckedSubjects, WrongSubjectError, check_subjects
 
+SELF_CHECK = {"model": "standard", "against": "standard", "deployed": "", "dataset": "digits", "images": "4"}
+"""The options of `--self-check`, which is about no model of the user's."""
+
 Value = TypeVar("Value")
 Given = TypeVar("Given")
 
@@ -54,6 +57,8 @@ def run_from(config: pytest.Config) -> Run:
             the given value, the expected ones and the closest match.
     """
     given = {option.name: given_value(config, option) for option in OPTIONS}
+    if given["self-check"]:
+        given |= SELF_CHECK
     options = checked_options(given, config)
     seen = _inspected(options, config)
     config.stash[CHECKED_SUBJECTS] = seen

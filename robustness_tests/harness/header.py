@@ -61,4 +61,6 @@ def named_dataset(run: Run) -> str:
 
 def pytest_report_header(config: pytest.Config) -> Sequence[str]:
     """What is run, at the top of the terminal."""
+    if config.getoption("robustness_self_check"):
+        return [f"robustness: self-check, device {config.stash[RUN].device}"]
     return describe(config.stash[RUN]) if config.stash[IN_USE] else []

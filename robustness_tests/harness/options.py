@@ -170,6 +170,12 @@ OPTIONS_OF = {
         ),
         Option("seed", "0", "Seed of everything that is random", "N"),
         Option("fresh", "", "Measure again what is stored"),
+        Option(
+            "self-check",
+            "",
+            "Check the metrics on this machine and device, on cases with known answers, and measure no model",
+            details="It takes 20 seconds. Run it first where numbers look odd.",
+        ),
     ],
     "what is good enough": [
         Option(
@@ -240,7 +246,11 @@ def _names_of_options(parser: pytest.Parser) -> set[str]:
 def pytest_configure(config: pytest.Config) -> None:
     """Whether this run is about robustness, before anything else happens; and if so, what it collects and shows."""
     config.stash[IN_USE] = in_use(config)
-    if config.args_source != pytest.Config.ArgsSource.ARGS and _given_on_command_line(config):
+    if config.getoption("robustness_self_check"):
+        if config.args_source == pytest.Config.ArgsSource.ARGS:
+            raise pytest.UsageError(f"--self-check: got also {' '.join(config.args)!r}, expected no other tests")
+        config.args = [str(SUITE / "self_check.py")]
+    elif config.args_source != pytest.Config.ArgsSource.ARGS and _given_on_command_line(config):
         # `pytest --model net.py:factory` in a folder of the user's: no test is named, so the gate is meant.
         config.args = [str(SUITE)]
     if config.stash[IN_USE] and config.option.tbstyle == "auto":
