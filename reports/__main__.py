@@ -2,6 +2,7 @@
 
 With two or more files, compare the runs with the first one.
 `python -m reports mlflow results.json` logs a run to MLflow.
+`python -m reports store FOLDER` shows what is stored, and clears it.
 """
 
 import argparse
@@ -14,14 +15,18 @@ from reports.markdown import literal, summary, table
 from reports.mlflow import main as log_to_mlflow
 from reports.page import CSS, TEMPLATES, page
 from reports.results import DAMAGED, Results, load_results
+from reports.stored import main as show_store
+
+COMMANDS = {"mlflow": log_to_mlflow, "store": show_store}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write HTML and Markdown. For a file that is not a results.json, print a one-line error and write nothing."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments[:1] == ["mlflow"]:
-        log_to_mlflow(arguments[1:])
-        return
+    for name, command in COMMANDS.items():
+        if arguments[:1] == [name]:
+            command(arguments[1:])
+            return
     parser = argparse.ArgumentParser(prog="python -m reports", description=__doc__.partition("\n\n")[0])
     parser.add_argument("results", nargs="+", help="results.json of a run; further ones are compared with the first")
     parser.add_argument(

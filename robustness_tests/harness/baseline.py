@@ -179,6 +179,10 @@ def _checked_property(row: Mapping[str, Any]) -> Mapping[str, Any]:
     return row
 
 
+LARGEST_RESULTS = 500_000_000
+"""Bytes. A run of 10,000 images writes 30 MB; a file that is larger by far would fill the memory."""
+
+
 def read_results(path: Path, text: str) -> dict[str, Any]:
     """The content of a results.json.
 
@@ -187,9 +191,14 @@ def read_results(path: Path, text: str) -> dict[str, Any]:
     """
     expected = "expected a results.json of this suite"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+        size = path.stat().st_size
+        written = path.read_bytes() if size <= LARGEST_RESULTS else b""
     except OSError as error:
         raise ValueError(f"got {text!r}, which cannot be read ({error.strerror}), {expected}") from error
+    if size > LARGEST_RESULTS:
+        raise ValueError(f"got {text!r} of {size / 1e6:,.0f} MB, expected at most {LARGEST_RESULTS / 1e6:.0f} MB")
+    try:
+        content = json.loads(written.decode("utf-8"), parse_constant=_no_number)
     except (ValueError, RecursionError) as error:  # no JSON, or no text
         raise ValueError(f"got {text!r}, which is not JSON ({error}), {expected}") from error
     if not isinstance(content, dict) or "schema" not in content:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from robustness_tests.subjects.archives import check_archive
 from robustness_tests.subjects.catalog import DATASETS
 from robustness_tests.subjects.image_size import ImageSize
 from robustness_tests.subjects.images import Images, Order, from_object, images_and_labels
@@ -177,6 +178,7 @@ def npz(file: Path, count: int | None = None, order: Order | None = None) -> Ima
         ValueError: if the file cannot be read without unpickling, or has no such arrays.
     """
     try:
+        check_archive(file)
         with np.load(file, allow_pickle=False) as arrays:
             if not isinstance(arrays, np.lib.npyio.NpzFile):
                 raise ValueError("a single array; numpy.savez writes several")  # noqa: TRY301  # told as below

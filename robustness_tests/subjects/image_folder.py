@@ -54,7 +54,7 @@ def image_folder(
         try:
             with PIL.Image.open(file) as picture:
                 return as_bytes(picture, size)
-        except (OSError, ValueError, SyntaxError) as error:
+        except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
             raise WrongImageError(f"got an image {file} that cannot be read: {one_line(error)}") from error
 
     labels = torch.tensor([dataset.targets[turns[row]] for row in rows])
