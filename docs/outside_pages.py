@@ -19,6 +19,7 @@ PAGES = {
     "robustness_tests/thresholds.toml": "thresholds.txt",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
+    "SECURITY.md": "security.md",
 } | {f"{WEIGHTS}/{file.name}": f"weights/{file.name}.txt" for file in sorted((ROOT / WEIGHTS).glob("LICENSE.*"))}
 """By path in the checkout: the path on the site."""
 

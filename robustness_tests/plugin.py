@@ -16,6 +16,7 @@ PLUGINS = [
             "checked_run",
             "header",
             "workers",
+            "signals",
             "collection",
             "progress",
             "measured",  # before what imports it: assertions of a plugin that is imported before are not rewritten

@@ -14,6 +14,7 @@ import metrics
 from robustness_tests.harness.image_rows import image_row, stored_columns
 from robustness_tests.harness.metric import Batch, Metric
 from robustness_tests.harness.run import Run
+from robustness_tests.harness.signals import to_the_end
 from robustness_tests.harness.store import Key, Store
 from robustness_tests.harness.subject import Counted, Subject, subject
 from robustness_tests.subjects.catalog import NORMS, closest
@@ -28,7 +29,7 @@ class Measurements:
     """Results by metric, model, norm and image.
 
     Calls `on_batch` when a batch becomes available, with (metric, model, norm, first image) and whether it was stored.
-    Calls `on_passes` with the number of images of each forward pass.
+    Calls `on_passes` with the number of images of each forward pass, and `say` where the user has to be told something.
     """
 
     def __init__(
@@ -36,10 +37,12 @@ class Measurements:
         run: Run,
         on_batch: Callable[[tuple[str, str, str, int], bool], None],
         on_passes: Callable[[int], None] = lambda _: None,
+        say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.run = run
         self.on_batch = on_batch
         self.on_passes = on_passes
+        self.say = say
         self.store = Store(run.measurements, run.started, fresh=run.fresh)
         self._batches: dict[tuple[str, str, str, int], tuple[dict[str, Tensor], bool]] = {}
         self._keys: dict[tuple[str, str, str, int], Key] = {}
@@ -111,7 +114,8 @@ class Measurements:
             # Fetched before the store's lock is taken, so that a process holds one lock at a time.
             needed = {one.name: self._columns(one, model, norm, first)[0] for one in metric.needs}
             key = self._key(metric, model, norm, first)
-            self._batches[batch] = self.store.fetch(key, lambda: self._measure(metric, key, needed))
+            with to_the_end(self.say):
+                self._batches[batch] = self.store.fetch(key, lambda: self._measure(metric, key, needed))
             self.on_batch(batch, self._batches[batch][1])
         return self._batches[batch]
 

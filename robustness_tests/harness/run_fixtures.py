@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -54,7 +56,15 @@ def measurements(run: Run, pytestconfig: pytest.Config) -> Measurements:
         run,
         lambda batch, stored: batch_done(pytestconfig, batch, stored=stored),
         PassCounter(pytestconfig),
+        lambda text: _say(pytestconfig, text),
     )
+
+
+def _say(config: pytest.Config, text: str) -> None:
+    """Write a line to the terminal, while a test runs and its output is captured."""
+    capture = config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
+        sys.stderr.write(f"\nrobustness: {text}\n")
 
 
 @pytest.fixture(scope="session")
