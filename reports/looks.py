@@ -31,9 +31,10 @@ def _grows(row: Row, run: Run) -> bool:
     doc = property_docs().get(row.property_name)
     if doc is None:
         return True
-    if "images" not in doc.asks_for:  # it is about clean images
+    metrics = metrics_among(doc.asks_for)
+    if not metrics and "images" not in doc.asks_for:  # it is about clean images
         return later.accuracy_images > run.accuracy_images
-    return all(one.images(later) > one.images(run) for one in metrics_among(doc.asks_for))
+    return all(one.images(later) > one.images(run) for one in metrics)
 
 
 def said_of(looks: Looks, rows: Sequence[Row], *, more: bool) -> str:
@@ -44,4 +45,4 @@ def said_of(looks: Looks, rows: Sequence[Row], *, more: bool) -> str:
         return f"{look}: the next one has {looks.next.images:,} images. Still open: {still_open}."
     if still_open:
         return f"{look} is the last: the measured value decides what is still open: {still_open}."
-    return f"{look} is the last: every requirement is decided, with the error of the thresholds file over all looks."
+    return f"{look} is the last: no interval and no p-value leaves a requirement open."

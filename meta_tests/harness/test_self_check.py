@@ -35,6 +35,14 @@ def test_is_about_no_model_of_the_user(gate):
     gate("--self-check", "--model", "missing.py:net", "-k", "full_precision").assert_outcomes(passed=1, deselected=13)
 
 
+def test_ini_file_of_a_project_does_not_matter(gate):
+    """Its image size and thresholds are for its own data; and an ini file cannot replace the model of the gate."""
+    ini = ("-o", "robustness_image_size=224", "-o", "robustness_thresholds=missing.toml")
+    gate("--self-check", *ini, "-k", "full_precision").assert_outcomes(passed=1, deselected=13)
+    done = gate("--quick", "-o", "robustness_self_check=true", "-k", "clean_accuracy and not worse")
+    done.stdout.fnmatch_lines(["robustness: robust against standard on digits, 20 images, *"])
+
+
 def test_other_tests_are_refused(gate):
     done = gate("--self-check", "robustness_tests/test_noise.py")
     assert done.ret == 4

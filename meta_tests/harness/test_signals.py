@@ -9,6 +9,7 @@ import time
 import pytest
 
 from meta_tests.conftest import environment
+from robustness_tests.harness.signals import to_the_end
 
 RUN = ("--images", "20", "--norms", "linf", "--certify", "off", "--against", "robust")
 
@@ -84,6 +85,17 @@ def test_second_interrupt_stops_at_once(gate):
     assert status == 2, output
     assert stored(gate) == before
     assert gate.results()["verdict"] == "interrupted"
+
+
+def test_interrupt_of_a_batch_that_fails_is_not_lost():
+    def interrupted_and_failed():
+        with to_the_end(lambda _: None):
+            signal.raise_signal(signal.SIGINT)
+            raise RuntimeError
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_and_failed()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_handlers_are_restored(pytester, gate):

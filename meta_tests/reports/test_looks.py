@@ -150,6 +150,19 @@ def test_goes_on_while_it_can_change_the_verdict(name):
     assert not results_of(*records, run=last, status=status).goes_on
 
 
+@pytest.mark.parametrize(("effort", "images", "more"), [("thorough", 60, True), ("default", 60, False)])
+def test_certified_images_grow_at_thorough_effort_only(effort, images, more):
+    run = replace(RUN, images=images, test_images=1000, effort=effort, looks=Looks((60, 120, 240)))
+    certified = model_record("test_certified_accuracy", "failed", OPEN | {"value": 0.9}, norm="linf", epsilon="0.1")
+    assert results_of(certified, run=run, status=1).goes_on is more
+
+
+def test_stopping_at_the_first_failure_is_refused(gate):
+    done = gate("--quick", "--images", "auto", "-x")
+    assert done.ret == 4
+    done.stderr.fnmatch_lines(["ERROR: --images: got 'auto' with -x or --maxfail, expected neither: *"])
+
+
 AUTO = ("--quick", "--norms", "linf", "--against", "robust", "-k", "not smoothed and not within and not perturbation")
 
 

@@ -46,6 +46,30 @@ def test_header_that_lies(tmp_path):
     assert "expected arrays 'images' and 'labels' of numbers" in str(raised.value)
 
 
+def test_array_under_the_other_name(tmp_path, monkeypatch):
+    """numpy also takes a member without .npy."""
+    with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("images", header((2, 1024, 2048)) + bytes(2**22))
+        archive.writestr("labels", header((2,)) + b"\0\1")
+    monkeypatch.setattr(archives, "memory", lambda: 3 * 2**20)
+    with pytest.raises(ValueError, match=r"more than the 0\.0 GB of this machine"):
+        npz(tmp_path / "bomb.npz")
+
+
+def test_single_array_is_refused_before_it_is_read(tmp_path):
+    """Its header claims 40 TB."""
+    (tmp_path / "x.npz").write_bytes(header((40_000_000, 1024, 1024)))
+    with pytest.raises(ValueError, match="a single array; "):
+        npz(tmp_path / "x.npz")
+
+
+def test_header_that_is_none(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("images.npy", b"\x93NUMPY\1\0\x10\0{'descr': (((    ")
+    with pytest.raises(ValueError, match="cannot be read as npz"):
+        npz(tmp_path / "x.npz")
+
+
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_usual_archives_pass(tmp_path, save):
     save(tmp_path / "some.npz", images=np.full((6, 8, 8, 3), 128, np.uint8), labels=np.ones(6, np.int64), more=[1, 2])

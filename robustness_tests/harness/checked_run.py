@@ -37,7 +37,8 @@ from robustness_tests.subjects.sources import Source, dataset_source, model_sour
 from robustness_tests.subjects.subject_check import CheckedSubjects, WrongSubjectError, check_subjects
 
 SELF_CHECK = {"model": "standard", "against": "standard", "deployed": "", "dataset": "digits", "images": "4"}
-"""The options of `--self-check`, which is about no model of the user's."""
+KEPT_BY_SELF_CHECK = ("device", "results", "data-dir")
+"""`--self-check` is about no model of the user's: of the options that are given, it takes only these."""
 
 Value = TypeVar("Value")
 Given = TypeVar("Given")
@@ -57,8 +58,9 @@ def run_from(config: pytest.Config) -> Run:
             the given value, the expected ones and the closest match.
     """
     given = {option.name: given_value(config, option) for option in OPTIONS}
-    if given["self-check"]:
-        given |= SELF_CHECK
+    if config.getoption("robustness_self_check"):
+        usual = {option.name: False if option.is_flag else option.default for option in OPTIONS}
+        given = usual | {name: given[name] for name in KEPT_BY_SELF_CHECK} | SELF_CHECK
     options = checked_options(given, config)
     seen = _inspected(options, config)
     config.stash[CHECKED_SUBJECTS] = seen
@@ -148,6 +150,11 @@ def _looks(given: Mapping[str, Any], first: int, config: pytest.Config) -> Looks
         return None
     if is_worker(config):
         return Looks(**worker_input(config)["robustness_looks"])
+    if config.getoption("maxfail", 0):
+        raise pytest.UsageError(
+            f"--images: got {given['images']!r} with -x or --maxfail, expected neither: what is open may fail "
+            "until more images decide it"
+        )
     later = config.stash.get(LATER_LOOK, None)
     if later is not None:
         return later.looks

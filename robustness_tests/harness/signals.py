@@ -58,6 +58,10 @@ def to_the_end(say: Callable[[str], None]) -> Iterator[None]:
         signal.signal(number, interrupted)
     try:
         yield
+    except Exception as error:
+        if interrupts:
+            raise KeyboardInterrupt from error
+        raise
     finally:
         for number in ours:
             signal.signal(number, signal.default_int_handler)

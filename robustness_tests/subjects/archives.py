@@ -12,14 +12,17 @@ def check_archive(file: Path) -> None:
     """Refuse an npz whose arrays are larger than the memory, before any is read. Other files pass.
 
     Raises:
-        ValueError: if they are, or if an array is not as large as its own header says.
+        ValueError: if they are, or if an array is not as large as its own header says, or for a single array.
         OSError: if the file cannot be read.
     """
     if not zipfile.is_zipfile(file):
+        with file.open("rb") as opened:
+            if opened.read(len(np.lib.format.MAGIC_PREFIX)) == np.lib.format.MAGIC_PREFIX:
+                raise ValueError("a single array; numpy.savez writes several")
         return
     total = 0
     with zipfile.ZipFile(file) as archive:
-        for name in ("images.npy", "labels.npy"):
+        for name in ("images", "images.npy", "labels", "labels.npy"):  # numpy takes either
             if name in archive.namelist():
                 total += _size(archive, name)
     if total > memory():

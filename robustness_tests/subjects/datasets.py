@@ -1,5 +1,6 @@
 """Load the dataset that the command line names: images in [0, 1] and labels, by dataset index."""
 
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -171,6 +172,10 @@ def common_corruptions(data_dir: Path, count: int, order: Order | None = None) -
                     yield corruption, corrupted_cifar("CIFAR-10-C", of_severity, data_dir, count, order)
 
 
+UNREADABLE = (OSError, ValueError, EOFError, KeyError, MemoryError, RuntimeError, SyntaxError)
+"""What numpy and zipfile raise for a file that is damaged, encrypted or no archive."""
+
+
 def npz(file: Path, count: int | None = None, order: Order | None = None) -> Images:
     """The arrays `images` and `labels` of a file that `numpy.savez` or `savez_compressed` wrote.
 
@@ -180,11 +185,9 @@ def npz(file: Path, count: int | None = None, order: Order | None = None) -> Ima
     try:
         check_archive(file)
         with np.load(file, allow_pickle=False) as arrays:
-            if not isinstance(arrays, np.lib.npyio.NpzFile):
-                raise ValueError("a single array; numpy.savez writes several")  # noqa: TRY301  # told as below
             names = arrays.files
             images, labels = ((arrays[name] if name in names else None) for name in ("images", "labels"))
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    except (*UNREADABLE, zipfile.BadZipFile, tokenize.TokenError, zlib.error) as error:
         raise ValueError(
             f"got a file {file.name} that cannot be read as npz ({one_line(error)}), expected arrays 'images' and "
             "'labels' of numbers, written by numpy.savez"
