@@ -204,10 +204,10 @@ def test_run_that_is_decided_stops(measured_gate, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        ("auto:0", "--images: got '0', expected a whole number, 1 or more"),
-        ("auto:", "--images: got '', expected a whole number, 1 or more"),
-        ("auto:many", "--images: got 'many', expected a whole number, 1 or more"),
-        ("automatic", "--images: got 'automatic', expected a whole number, 1 or more"),
+        ("auto:0", "--images: got 'auto:0', expected a whole number, 1 or more, auto or auto:LIMIT"),
+        ("auto:", "--images: got 'auto:', expected a whole number, 1 or more, auto or auto:LIMIT"),
+        ("auto:many", "--images: got 'auto:many', expected a whole number, 1 or more, auto or auto:LIMIT"),
+        ("automatic", "--images: got 'automatic', expected a whole number, 1 or more, auto or auto:LIMIT"),
         ("auto:5000", "--images: got auto:5000, expected at most 360, the test split of 'digits'"),
     ],
 )

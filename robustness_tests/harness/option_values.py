@@ -32,10 +32,13 @@ def positive(text: str) -> int:
 def limit(text: str) -> int | None:
     """The largest number of images that `auto` or `auto:LIMIT` allows, 0 where it states none; None for a number."""
     word, colon, number = text.strip().partition(":")
-    if word != "auto":
+    try:
+        if word == "auto":
+            return positive(number) if colon else 0
         positive(text)
-        return None
-    return positive(number) if colon else 0
+    except ValueError:
+        raise ValueError(f"got {text!r}, expected a whole number, 1 or more, auto or auto:LIMIT") from None
+    return None
 
 
 def norms(text: str) -> tuple[str, ...]:

@@ -86,7 +86,7 @@ OPTIONS_OF = {
             "N",
             usual="100; cifar10-sample 60; --quick 20",
             details="`auto` begins with the usual number and doubles it, up to 1,000 images or `LIMIT`. See "
-            "[How many images?](properties.md#how-many-images)",
+            "[How many images?](properties.md#how-many-images).",
         ),
         Option(
             "image-size",
