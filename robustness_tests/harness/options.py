@@ -1,4 +1,4 @@
-"""Options of the command line, each with a twin in the ini file. Imports no torch."""
+"""Options of the command line, and their twins in the ini file. Imports no torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +32,7 @@ class Option:
         metavar: the name of the value; None for a flag.
         usual: the default in words, where `default` is empty.
         details: more sentences in Markdown, for the documentation only.
+        has_twin: False for what belongs to one run, and would do harm in a file.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Option:
     metavar: str | None = None
     usual: str = ""
     details: str = ""
+    has_twin: bool = True
 
     @property
     def is_flag(self) -> bool:
@@ -174,7 +176,8 @@ OPTIONS_OF = {
             "self-check",
             "",
             "Check the metrics on this machine and device, on cases with known answers, and measure no model",
-            details="It takes 20 seconds. Run it first where numbers look odd.",
+            details="It takes 20 seconds. Run it first where numbers look odd. It has no name in the ini file.",
+            has_twin=False,
         ),
     ],
     "what is good enough": [
@@ -217,7 +220,7 @@ OPTIONS = [option for options in OPTIONS_OF.values() for option in options]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Register every option and its twin."""
+    """Register every option, and its twin."""
     taken = _names_of_options(parser)
     for title, options in OPTIONS_OF.items():
         group = parser.getgroup(f"robustness: {title}")
@@ -228,10 +231,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             settings["help"] += f" (default: {usual})" if usual else ""
             if option.is_flag:
                 settings["action"] = "store_true"
-                parser.addini(option.ini, option.help, type="bool", default=None)
             else:
                 settings["metavar"] = option.metavar
-                parser.addini(option.ini, option.help, type="string", default=None)
+            if option.has_twin:
+                parser.addini(option.ini, option.help, type="bool" if option.is_flag else "string", default=None)
             # Another plugin, or the conftest of the user, may have an option of the short name: it keeps it.
             names = [name for name in (f"--{option.name}", f"--robustness-{option.name}") if name not in taken]
             group.addoption(*names, **settings)
@@ -264,10 +267,7 @@ def in_use(config: pytest.Config) -> bool:
     It is, if an option is given, on the command line or in the ini file, if the tests of the suite are named, or in a
     checkout of it.
     """
-    given = any(
-        value is not None for option in OPTIONS for value in (config.getoption(option.ini), config.getini(option.ini))
-    )
-    if given or config.rootpath == SUITE.parent:
+    if any(_given(config, option) is not None for option in OPTIONS) or config.rootpath == SUITE.parent:
         return True
     return any(SUITE.name in str(argument) for argument in config.invocation_params.args)
 
@@ -278,7 +278,13 @@ def _given_on_command_line(config: pytest.Config) -> bool:
 
 def given_value(config: pytest.Config, option: Option) -> Any:
     """What was given on the command line, or else in the ini file, or else the default."""
-    for value in (config.getoption(option.ini), config.getini(option.ini)):
-        if value is not None:
-            return value
+    value = _given(config, option)
+    if value is not None:
+        return value
     return False if option.is_flag else option.default
+
+
+def _given(config: pytest.Config, option: Option) -> Any:
+    """None where it is given neither on the command line nor in the ini file."""
+    value = config.getoption(option.ini)
+    return config.getini(option.ini) if value is None and option.has_twin else value
