@@ -119,6 +119,23 @@ def environment():
 
 
 @pytest.fixture
+def libraries():
+    """What a test with `pytester` imports, kept: `pytester` removes it, and onnx and pyarrow cannot be loaded twice."""
+    imported = {}
+    yield imported
+    sys.modules.update(imported)
+
+
+@pytest.fixture
+def pytester(libraries, pytester):
+    """That of pytest, after which imported libraries stay."""
+    yield pytester
+    for name, module in sys.modules.items():
+        if not str(getattr(module, "__file__", "")).startswith(str(pytester.path)):
+            libraries[name] = module
+
+
+@pytest.fixture
 def gate(pytester, suite, monkeypatch):
     """A copy of the suite to run: `gate("-n2", "--quick")` in a process of its own."""
     shutil.copytree(suite, pytester.path, dirs_exist_ok=True)
