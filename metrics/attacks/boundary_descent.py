@@ -43,7 +43,7 @@ EXPLORE: dict[Norm, Pace] = {
     "l2": Pace(step=(2.0, 0.1), growth=(0.3, 0.05)),
     # Steps as long as in the other norms are better on shallow networks. On a ResNet-20 they are far worse, because its
     # gradient changes faster.
-    "l1": Pace(step=(0.5, 0.02), growth=(0.3, 0.05)),
+    "l1": Pace(step=(0.3, 0.06), growth=(0.3, 0.05)),
 }
 REFINE = Pace(step=(0.2, 0.01), growth=(0.1, 0.01))
 

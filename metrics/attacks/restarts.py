@@ -12,6 +12,10 @@ from metrics.norms import per_row, vector_norm
 LONGEST, SHORTEST = 6.0, 1.0
 """L2 lengths of the noise at the first and at the last restart, relative to the best perturbation."""
 
+KEPT_IN_L1 = 0.5
+"""Share of the values of the best perturbation that a restart in L1 keeps. It consists of few values, and other minima
+of other ones."""
+
 
 def noise_of(restart: int, restarts: int) -> float:
     """Length of the noise at a restart. It falls geometrically, as a temperature does in simulated annealing.
@@ -26,7 +30,7 @@ def noise_of(restart: int, restarts: int) -> float:
 
 
 def noisy_starts(search: Search, rows: Tensor, noise: float, generators: Sequence[torch.Generator]) -> Tensor:
-    """Add Gaussian noise to the best points, and clamp to the box.
+    """Add Gaussian noise to the best points, and clamp to the box. In L1, set half of the perturbation to 0 before.
 
     Args:
         search: the images and their best points.
@@ -41,6 +45,9 @@ def noisy_starts(search: Search, rows: Tensor, noise: float, generators: Sequenc
     draws = [torch.randn(best.shape[1:], generator=generators[row], dtype=best.dtype) for row in rows.tolist()]
     drawn = moved(torch.stack(draws), best.device)
     scale = noise * vector_norm(best - search.images[rows], "l2") / vector_norm(drawn, "l2")
+    if search.norm == "l1":
+        shares = [torch.rand(best.shape[1:], generator=generators[row], dtype=best.dtype) for row in rows.tolist()]
+        best = torch.where(moved(torch.stack(shares), best.device) < KEPT_IN_L1, best, search.images[rows])
     return (best + per_row(scale, drawn) * drawn).clamp(0, 1)
 
 
