@@ -37,6 +37,7 @@ RUN = Run(
     digests={},
     remarks=(),
     device="cpu",
+    timeout_per_batch=None,
     seed=0,
     thresholds=load_thresholds(None),
     results=Path("results"),

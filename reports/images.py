@@ -5,13 +5,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from robustness_tests.harness.records import BAD, Record
+from robustness_tests.harness.records import UNJUDGED, VIOLATED, Record
 from robustness_tests.harness.run import Run
 
-VERDICTS = ("failed", "violation", "misclassified", "not judged", "passed")
+VERDICTS = ("failed", "error", "violation", "misclassified", "not judged", "passed")
 """Verdicts on an image, the worst first:
 
 - failed: a test about the image failed,
+- error: a test about it could not be done,
 - violation: its CLEVER score is above its adversarial distance, or missing because gradients are masked,
 - misclassified: the clean image is misclassified,
 - not judged: a test was skipped, for example because there is no score or no distance to compare,
@@ -140,11 +141,10 @@ def _row(norm: str, model: str, image: int, records: list[Record]) -> ImageRow:
 
 
 def _verdict(records: list[Record], values: Mapping[str, Any]) -> tuple[str, str]:
-    bad = [record for record in records if record.outcome in BAD]
-    violated = [record for record in records if record.outcome == "xfailed"]
-    if bad or violated:
-        first = (bad or violated)[0]
-        return ("failed" if bad else "violation"), first.message
+    for verdict, outcomes in (("failed", VIOLATED), ("error", UNJUDGED), ("violation", ("xfailed",))):
+        found = [record for record in records if record.outcome in outcomes]
+        if found:
+            return verdict, found[0].message
     if values.get("status") == "misclassified":
         return "misclassified", f"class {values.get('clean_class')} without any perturbation"
     skipped = [record for record in records if record.outcome == "skipped"]

@@ -20,8 +20,8 @@ SHOWN = ("property", "model", "measured", "interval", "needed", "reference", "la
 def summary(results: Results) -> str:
     """The verdict, what went wrong, the table of what the model has to do, and whether the numbers can be trusted."""
     parts = [f"## {literal(headline(results))}", *(f"**{literal(note)}**" for note in results.notes)]
-    if results.violated:
-        parts.append("\n".join(_failure(results, row) for row in results.violated))
+    if bad := results.violated + results.unjudged:
+        parts.append("\n".join(_failure(results, row) for row in bad))
     columns = [name for name in SHOWN if name in used_columns(results.properties)]
     for group, title in GROUPS.items():
         rows = [row for row in results.properties if row.group == group and not row.silent]
@@ -44,7 +44,7 @@ def summary(results: Results) -> str:
 
 def _failure(results: Results, row: Row) -> str:
     images = ", ".join(f"{image:05d}" for image in worst_images(results, row))
-    return f"- **{literal(row.title)}**: {literal(row.message)}" + (f". Look at {images}." if images else "")
+    return f"- **{literal(row.title)}**: {literal(row.trouble)}" + (f". Look at {images}." if images else "")
 
 
 def _cell(row: Row, name: str) -> str:

@@ -66,12 +66,13 @@ def body(results: Results, *, tests: bool, tests_note: str = "") -> str:
         for group, words in GROUPS.items()
         if (rows := [row for row in results.properties if row.group == group])
     ]
+    bad = results.violated + results.unjudged
     return TEMPLATES.get_template("body.html").render(
         kind=results.verdict if results.verdict in ("pass", "partial") else "fail",
         headline=headline(results),
         notes=results.notes,
-        failures=[_failure(results, row) for row in results.violated[:MAX_FAILURES]],
-        more_failures=len(results.violated[MAX_FAILURES:]),
+        failures=[_failure(results, row) for row in bad[:MAX_FAILURES]],
+        more_failures=len(bad[MAX_FAILURES:]),
         facts=list(facts(results).items()),
         parts=parts,
         confidence=f"{100 * results.thresholds['confidence']:.4g}%",
@@ -90,7 +91,7 @@ def _header(columns: Sequence[str], group: str) -> list[str]:
 
 
 MAX_FAILURES = 8
-"""Largest number of violated properties that the verdict band lists."""
+"""Largest number of properties that the verdict band lists because they did not pass."""
 
 
 def facts(results: Results) -> dict[str, str]:
@@ -173,7 +174,7 @@ def _failure(results: Results, row: Row) -> dict[str, Any]:
     return {
         "anchor": _anchor_of(row),
         "title": row.title,
-        "message": row.message,
+        "message": row.trouble,
         "images_word": "image" if len(images) == 1 else "images",
         "images": [
             {"text": f"{image:05d}", "href": card_link(results, row.model, image, row.norm)} for image in images

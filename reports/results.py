@@ -1,7 +1,7 @@
 """The content of results.json, from which every report is made. docs/results.md describes its schema."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,7 +10,7 @@ from reports.images import ImageRow
 from reports.pictures import Picture
 from reports.rows import GROUPS, Row
 from robustness_tests.harness.baseline import read_results
-from robustness_tests.harness.records import BAD, Record
+from robustness_tests.harness.records import UNJUDGED, VIOLATED, Record
 from robustness_tests.harness.values import plain
 
 Kind = TypeVar("Kind")
@@ -91,8 +91,18 @@ class Results:
     @property
     def violated(self) -> list[Row]:
         """Violated properties, in the order of the parts of the report."""
+        return self._in_order(VIOLATED)
+
+    @property
+    def unjudged(self) -> list[Row]:
+        """Properties that an error or a crash kept from being tested, in the same order."""
+        return self._in_order(UNJUDGED)
+
+    def _in_order(self, outcomes: Sequence[str]) -> list[Row]:
         order = list(GROUPS)
-        return sorted((row for row in self.properties if row.outcome in BAD), key=lambda row: order.index(row.group))
+        return sorted(
+            (row for row in self.properties if row.outcome in outcomes), key=lambda row: order.index(row.group)
+        )
 
     def of(self, model: str, norm: str) -> list[ImageRow]:
         """The images of a model in a norm, by index."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import robustness_tests
 from robustness_tests.harness.measured import Figures
+from robustness_tests.harness.records import UNJUDGED
 
 GROUPS = {
     "requirement": "What the model has to do",
@@ -97,7 +98,7 @@ class Row(Figures):
         is_open: whether its interval or p-value leaves a requirement open: more images may decide it.
         images_to_decide: about how many images would decide it, with a probability of 80 %, if the effect is the
             measured one; None if it is not open, or if there is no such number.
-        outcome: passed, failed, skipped, error or crashed.
+        outcome: passed, failed, skipped, error (it could not be tested) or crashed.
         message: why it did not pass.
     """
 
@@ -134,6 +135,11 @@ class Row(Figures):
         """
         words = in_words(self.property_name)
         return f"{words}, {self.where}" if self.where else words
+
+    @property
+    def trouble(self) -> str:
+        """Why it did not pass, in a sentence after its title."""
+        return f"could not be tested: {self.message}" if self.outcome in UNJUDGED else self.message
 
     @property
     def where(self) -> str:

@@ -17,7 +17,7 @@ from reports.rows import Row, in_words, properties_of
 from reports.sample_size import images_to_decide, is_open
 from robustness_tests.harness.baseline import SCHEMA, Baseline
 from robustness_tests.harness.measured import Costs, Figures, read
-from robustness_tests.harness.records import BAD, Record, Records
+from robustness_tests.harness.records import BAD, VIOLATED, Record, Records
 from robustness_tests.harness.run import Run
 
 VERDICTS = {0: "pass", 1: "fail", 2: "interrupted", 3: "internal error", 4: "usage error", 5: "no tests"}
@@ -70,17 +70,17 @@ def _with_holm(rows: Sequence[Row]) -> list[Row]:
 
 
 MAX_NAMED_IMAGES = 6
-"""Largest number of images shown because a violated property names them."""
+"""Largest number of images shown because a property that did not pass names them."""
 
 
 def _named(rows: Sequence[Row], records: Sequence[Record], run: Run) -> list[int]:
-    violated = [row for row in rows if row.outcome in BAD and row.model == run.model]
-    images = [image for row in violated for image in worst_images_in(records, row)]
+    bad = [row for row in rows if row.outcome in BAD and row.model == run.model]
+    images = [image for row in bad for image in worst_images_in(records, row)]
     return list(dict.fromkeys(images))[:MAX_NAMED_IMAGES]
 
 
 def _sorted(rows: Iterable[Row], run: Run) -> list[Row]:
-    """Sort rows: violated properties first, then a fixed order, because workers finish in any order."""
+    """Sort rows: properties that did not pass first, then a fixed order, because workers finish in any order."""
     norms = list(run.norms)
     rows = list(rows)
     bad = {row.property_name for row in rows if row.outcome in BAD}
@@ -165,9 +165,11 @@ def _image_rows(records: Sequence[Record], run: Run) -> list[Row]:
 
 
 def _image_row(run: Run, name: str, model: str, norm: str, group: Sequence[Record]) -> Row:
-    judged = [record for record in group if record.outcome != "skipped"]
-    bad = [record for record in judged if record.outcome in BAD]
+    judged = [record for record in group if record.outcome in ("passed", "xfailed", *VIOLATED)]
+    bad = [record for record in group if record.outcome in BAD]
     good = sum(record.outcome == "passed" for record in judged)
+    # A violation is known whatever else went wrong.
+    bad.sort(key=lambda record: record.outcome not in VIOLATED)
     outcome = bad[0].outcome if bad else "passed" if judged else "skipped"
     violations = sum(record.outcome == "xfailed" for record in judged)
     message = bad[0].message if bad else f"{violations} violations: judged as a share" if violations else ""

@@ -39,6 +39,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         )
     if results.violated:
         terminalreporter.write_line(f"Violated: {'; '.join(row.title for row in results.violated)}.", yellow=True)
+    if results.unjudged:
+        titles = "; ".join(row.title for row in results.unjudged)
+        terminalreporter.write_line(f"Could not be tested, because of errors: {titles}.", yellow=True)
     for note in results.notes:
         terminalreporter.write_line(note, yellow=True)
     for trouble in config.stash.get(TROUBLES, []):

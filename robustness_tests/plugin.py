@@ -17,6 +17,7 @@ PLUGINS = [
             "header",
             "workers",
             "signals",
+            "other_plugins",
             "collection",
             "progress",
             "measured",  # before what imports it: assertions of a plugin that is imported before are not rewritten

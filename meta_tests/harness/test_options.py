@@ -213,6 +213,7 @@ TWINS = {
     "clever-radius": "l2=0.75",
     "batch-size": "3",
     "device": "cpu",
+    "timeout-per-batch": "60",
     "seed": "5",
     "thresholds": "mine.toml",
     "baseline": "last.json",

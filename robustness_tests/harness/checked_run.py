@@ -117,6 +117,7 @@ def checked_options(given: Mapping[str, Any], config: pytest.Config) -> Options:
         precision=_checked("precision", given["precision"], lambda word: option_values.choice(word, PRECISIONS)),
         certify=_certify(given["certify"], norms),
         device=_checked("device", given["device"], option_values.device),
+        timeout_per_batch=_checked("timeout-per-batch", given["timeout-per-batch"], option_values.seconds),
         seed=_checked("seed", given["seed"], option_values.natural),
         thresholds=_checked(
             "thresholds", given["thresholds"], lambda text: _thresholds(text, config, model.name, dataset.name)

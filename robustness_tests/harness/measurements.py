@@ -14,7 +14,7 @@ import metrics
 from robustness_tests.harness.image_rows import image_row, stored_columns
 from robustness_tests.harness.metric import Batch, Metric
 from robustness_tests.harness.run import Run
-from robustness_tests.harness.signals import to_the_end
+from robustness_tests.harness.signals import BatchTimeoutError, at_most, to_the_end
 from robustness_tests.harness.store import Key, Store
 from robustness_tests.harness.subject import Counted, Subject, subject
 from robustness_tests.subjects.catalog import NORMS, closest
@@ -45,6 +45,7 @@ class Measurements:
         self.say = say
         self.store = Store(run.measurements, run.started, fresh=run.fresh)
         self._batches: dict[tuple[str, str, str, int], tuple[dict[str, Tensor], bool]] = {}
+        self._late: dict[tuple[str, str, str, int], str] = {}
         self._keys: dict[tuple[str, str, str, int], Key] = {}
         self._seen: set[int] = set()
 
@@ -110,12 +111,19 @@ class Measurements:
 
     def _columns(self, metric: Metric[Any], model: str, norm: str, first: int) -> tuple[dict[str, Tensor], bool]:
         batch = (metric.name, model, norm, first)
+        if batch in self._late:
+            # It would take as long again for each of its tests.
+            raise BatchTimeoutError(self._late[batch])
         if batch not in self._batches:
             # Fetched before the store's lock is taken, so that a process holds one lock at a time.
             needed = {one.name: self._columns(one, model, norm, first)[0] for one in metric.needs}
             key = self._key(metric, model, norm, first)
-            with to_the_end(self.say):
-                self._batches[batch] = self.store.fetch(key, lambda: self._measure(metric, key, needed))
+            try:
+                with to_the_end(self.say):
+                    self._batches[batch] = self.store.fetch(key, lambda: self._measure(metric, key, needed))
+            except BatchTimeoutError as error:
+                self._late[batch] = str(error)
+                raise
             self.on_batch(batch, self._batches[batch][1])
         return self._batches[batch]
 
@@ -180,7 +188,9 @@ class Measurements:
                 for name, columns in needed.items()
             },
         )
-        with reproducible():
+        name = metric.name.replace("_", " ")
+        what = f"{name} of {key.model} in {key.norm}, images {batch.indices[0]} to {batch.indices[-1]},"
+        with reproducible(), at_most(self.run.timeout_per_batch, what):
             return stored_columns(metric.batch(batch), len(batch.images), metric.name)
 
 

@@ -2,6 +2,7 @@
 
 import math
 import re
+import signal
 from collections.abc import Sequence
 
 from robustness_tests.harness.gpus import visible_gpus
@@ -27,6 +28,21 @@ def positive(text: str) -> int:
     if not re.fullmatch(r"\d{1,18}", text.strip(), re.ASCII) or not int(text):
         raise ValueError(f"got {text!r}, expected a whole number, 1 or more")
     return int(text)
+
+
+def seconds(text: str) -> float | None:
+    """A positive number of seconds; None for an empty text."""
+    if not text.strip():
+        return None
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise ValueError(f"got {text!r}, expected a positive number of seconds")
+    if not hasattr(signal, "setitimer"):
+        raise ValueError(f"got {text!r}, expected none on this system, which has no timers that interrupt Python")
+    return number
 
 
 def limit(text: str) -> int | None:

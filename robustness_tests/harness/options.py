@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -170,6 +170,14 @@ OPTIONS_OF = {
             "precision, and everything else is measured in it. Distances become 0.05 to 0.8 % larger in the median "
             "([benchmarks](../benchmarks/README.md)).",
         ),
+        Option(
+            "timeout-per-batch",
+            "",
+            "Longest time for measuring a batch, for each metric, model and norm; tests of a longer one are errors",
+            "SECONDS",
+            details="The other batches are measured. A call of one operator or of the solver of exact distances is not "
+            "interrupted before its end. Not on Windows.",
+        ),
         Option("seed", "0", "Seed of everything that is random", "N"),
         Option("fresh", "", "Measure again what is stored"),
         Option(
@@ -234,7 +242,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             else:
                 settings["metavar"] = option.metavar
             if option.has_twin:
-                parser.addini(option.ini, option.help, type="bool" if option.is_flag else "string", default=None)
+                kind: Literal["bool", "string"] = "bool" if option.is_flag else "string"
+                parser.addini(option.ini, option.help, type=kind, default=None)
             # Another plugin, or the conftest of the user, may have an option of the short name: it keeps it.
             names = [name for name in (f"--{option.name}", f"--robustness-{option.name}") if name not in taken]
             group.addoption(*names, **settings)

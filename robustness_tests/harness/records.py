@@ -1,5 +1,6 @@
 """Records: what the report keeps of each test, gathered in the controller from the reports of all workers."""
 
+import re
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,8 +11,9 @@ from robustness_tests.harness.collection import subject_of
 from robustness_tests.harness.measured import ABOUT
 from robustness_tests.harness.run import RUN, is_worker
 
-BAD = ("failed", "error", "crashed")
-"""Outcomes that make a run fail."""
+VIOLATED, UNJUDGED = ("failed",), ("error", "crashed")
+BAD = (*VIOLATED, *UNJUDGED)
+"""Outcomes that make a run fail. An error or a crash says nothing about the property."""
 
 RECORDS = pytest.StashKey["Records"]()
 
@@ -22,8 +24,9 @@ class Record:
 
     Attributes:
         test: its node id.
-        outcome: passed, failed, xfailed (one image violates a property that has to hold mostly), skipped, error (in a
-            fixture) or crashed (its worker died).
+        outcome: passed, failed (the property does not hold), xfailed (one image violates a property that has to hold
+            mostly), skipped, error (anything else was raised: nothing is known about the property) or crashed (its
+            worker died).
         message: why it did not pass, in one line.
         seconds: how long it took.
         about: which property, model, reference, norm, epsilon and image, as far as they apply; `concern` and `feeds`
@@ -122,6 +125,23 @@ def pytest_xdist_setupnodes(config: pytest.Config) -> None:
     config.pluginmanager.register(DistributedCollection(config.stash[RECORDS]))
 
 
+VIOLATIONS = (AssertionError, pytest.fail.Exception)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Tell a property that does not hold from one that could not be tested: a model may raise, or be too slow."""
+    report = yield
+    report.robustness_error = call.excinfo is not None and not _is_violation(call.excinfo.value)  # type: ignore[attr-defined]
+    return report
+
+
+def _is_violation(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):  # hypothesis: several counterexamples
+        return all(_is_violation(one) for one in error.exceptions)
+    return isinstance(error, VIOLATIONS)
+
+
 class Gathering:
     """Turns reports into records."""
 
@@ -161,7 +181,7 @@ def _outcome(report: pytest.TestReport) -> str:
         return "xfailed" if hasattr(report, "wasxfail") else "skipped"
     if report.outcome == "failed":
         if report.when == "call":
-            return "failed"
+            return "error" if getattr(report, "robustness_error", False) else "failed"
         return "crashed" if "crashed while running" in report.longreprtext else "error"
     return "passed"
 
@@ -173,7 +193,8 @@ def _message(report: pytest.TestReport, outcome: str) -> str:
         return str(report.longrepr[2]).removeprefix("Skipped: ")
     crash = getattr(report.longrepr, "reprcrash", None)
     text = crash.message if crash else report.longreprtext.strip().rpartition("\n")[2]
-    return str(text).split("\n", 1)[0].removeprefix("AssertionError: ").removeprefix("Failed: ")
+    first_line = re.sub(r"^(\w+\.)+(?=\w+: )", "", str(text).split("\n", 1)[0])  # the exception without its module
+    return first_line.removeprefix("AssertionError: ").removeprefix("Failed: ")
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -53,6 +53,7 @@ class Options:
         precision: the arithmetic in which attacks search: "float32", "tf32" or "bf16".
         certify: "auto", "off" or "require": whether to prove lower bounds, and whether to fail if that is not possible.
         device: "auto", "cpu", "cuda" or "cuda:N".
+        timeout_per_batch: seconds that the measurement of a batch may take; None for any number.
         seed: of everything that is random.
         thresholds: what counts as good enough.
         results: folder of the report, results.json and the stored measurements.
@@ -79,6 +80,7 @@ class Options:
     precision: str
     certify: str
     device: str
+    timeout_per_batch: float | None
     seed: int
     thresholds: Thresholds
     results: Path

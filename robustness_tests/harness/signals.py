@@ -1,11 +1,13 @@
-"""Interrupts: a run that is stopped finishes its batch, and reports what it has. Imports no torch.
+"""Interrupts and time limits. Imports no torch.
 
-Ctrl-C once finishes the batch that is being measured, so that it is stored; a second one stops at once. SIGTERM, which
-a CI sends when it cancels a job, counts as Ctrl-C.
+A run that is stopped finishes its batch, and reports what it has. Ctrl-C once finishes the batch that is being
+measured, so that it is stored; a second one stops at once. SIGTERM, which a CI sends when it cancels a job, counts as
+Ctrl-C.
 """
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -67,3 +69,36 @@ def to_the_end(say: Callable[[str], None]) -> Iterator[None]:
             signal.signal(number, signal.default_int_handler)
     if interrupts:
         raise KeyboardInterrupt
+
+
+class BatchTimeoutError(Exception):
+    """A batch took longer than `--timeout-per-batch`."""
+
+
+@contextmanager
+def at_most(seconds: float | None, what: str) -> Iterator[None]:
+    """End the block after a time, in the main thread; None for no limit.
+
+    Raises:
+        BatchTimeoutError: as soon as the interpreter runs again after the time.
+    """
+    if seconds is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def over(_number: int, _frame: FrameType | None) -> None:
+        raise BatchTimeoutError(
+            f"{what} took longer than {seconds:g} s: raise --timeout-per-batch, or lower --batch-size"
+        )
+
+    handler = signal.signal(signal.SIGALRM, over)
+    start = time.monotonic()
+    # Another plugin may have set a timer: it goes on afterwards.
+    left, interval = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+        if left:
+            signal.setitimer(signal.ITIMER_REAL, max(1e-3, left - (time.monotonic() - start)), interval)
