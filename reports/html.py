@@ -8,7 +8,7 @@ import pytest
 
 from reports.links import anchor
 from reports.page import CSS, MAX_ROWS, body
-from reports.results_json import RESULTS, TROUBLES
+from reports.results_json import RESULTS, TROUBLES, not_written
 from robustness_tests.harness.measured import ABOUT
 from robustness_tests.harness.records import BAD, RECORDS, Records
 from robustness_tests.harness.run import IN_USE, RUN, is_worker
@@ -111,6 +111,16 @@ class Rows:
             trouble = f"report.html is not whole: {type(error).__name__}: {error}"
             prefix.append(f"<p>{escape(trouble)}</p>")
             self.config.stash.setdefault(TROUBLES, []).append(trouble)
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)  # inside of the terminal's own wrapper, which shows the verdict
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, object]:
+    """A report that cannot be written, for lack of space, must not lose the verdict on the terminal."""
+    try:
+        return (yield)
+    except OSError as error:
+        not_written(session, f"a report is not whole: {error.strerror or error}")
+        return None
 
 
 def _shown_as(report: Any) -> str | None:

@@ -1,5 +1,6 @@
 """Write results.json, with everything that was measured, at the end of every run, passed or failed."""
 
+import contextlib
 import json
 from collections.abc import Generator
 from pathlib import Path
@@ -32,5 +33,17 @@ def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, obj
     if not is_worker(config) and config.stash[RECORDS].ours():
         run = config.stash[RUN]
         config.stash[RESULTS] = summarise(run, config.stash[RECORDS], int(session.exitstatus))
-        write_results(run.results / "results.json", config.stash[RESULTS])
+        path = run.results / "results.json"
+        try:
+            write_results(path, config.stash[RESULTS])
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)  # that of an earlier run would be taken for this one's
+            not_written(session, f"no {path}: {error.strerror}")
     return (yield)
+
+
+def not_written(session: pytest.Session, trouble: str) -> None:
+    """Say on the terminal which file of the run is missing, and end with another exit status than 0 or 1."""
+    session.config.stash.setdefault(TROUBLES, []).append(f"{trouble}. The exit status is 3.")
+    session.exitstatus = pytest.ExitCode.INTERNAL_ERROR

@@ -48,4 +48,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(trouble, red=True)
     colour = {"pass": "green", "partial": "yellow"}.get(results.verdict, "red")
     terminalreporter.write_line(headline(results), bold=True, **{colour: True})
-    terminalreporter.write_line(f"records: {run.results / 'results.json'}")
+    records = run.results / "results.json"
+    if records.is_file():
+        terminalreporter.write_line(f"records: {records}")

@@ -157,6 +157,37 @@ def test_numbers_are_reported_though_the_disk_is_full(tmp_path, monkeypatch):
     assert [path.suffix for path in (tmp_path / KEY.path()).parent.iterdir()] == [".lock"]
 
 
+def read_only(folder):
+    if os.geteuid():
+        folder.chmod(0o555)
+    elif subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", folder], check=False, capture_output=True
+    ).returncode:
+        pytest.skip("needs a file system that root cannot write to")
+
+
+def test_numbers_are_reported_though_the_store_is_read_only(tmp_path):
+    folder = tmp_path / "store"
+    folder.mkdir()
+    read_only(folder)
+    try:
+        with pytest.warns(UserWarning, match=r"is reported, but not stored, .* again: .*(denied|Read-only)") as warned:
+            found, _ = Store(folder, started=0).fetch(KEY, measure(0.1))
+        assert float(found["score"]) == pytest.approx(0.1)
+        assert len(warned) == 1
+    finally:
+        if not os.geteuid():
+            subprocess.run(["umount", folder], check=True)
+        folder.chmod(0o755)
+
+
+def test_numbers_are_reported_though_a_file_is_in_the_way(tmp_path):
+    (tmp_path / KEY.metric).write_text("a file")
+    with pytest.warns(UserWarning, match="is reported, but not stored"):
+        found, _ = Store(tmp_path, started=0).fetch(KEY, measure(0.1))
+    assert float(found["score"]) == pytest.approx(0.1)
+
+
 def test_failed_measurement_leaves_nothing(tmp_path):
     def fail():
         raise ZeroDivisionError

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -92,14 +92,14 @@ class Store:
         stored = self._read(path, key)
         if stored is not None:
             return stored
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock"), mode=_usual_mode()):
+        with _alone(path) as alone:
             # Only the holder of the lock puts a damaged file aside, so that there is one warning.
-            stored = self._read(path, key, put_aside=True)
+            stored = self._read(path, key, put_aside=alone)
             if stored is not None:
                 return stored
             tensors = {name: tensor.cpu().contiguous() for name, tensor in measure().items()}
-            self._write(path, tensors, key)
+            if alone:
+                self._write(path, tensors, key)
         return tensors, False
 
     def _read(self, path: Path, key: Key, *, put_aside: bool = False) -> tuple[dict[str, Tensor], bool] | None:
@@ -107,7 +107,7 @@ class Store:
         try:
             from_before = path.stat().st_mtime < self.started
             return None if self.fresh and from_before else (_checked(path, key), from_before)
-        except FileNotFoundError:  # also if another process has just put it aside
+        except (FileNotFoundError, NotADirectoryError):  # also if another process has just put it aside
             return None
         except DamagedError as error:
             if put_aside:
@@ -130,10 +130,30 @@ class Store:
         except (OSError, SafetensorError) as error:
             with contextlib.suppress(OSError):  # the folder may have become read-only
                 partial.unlink(missing_ok=True)
-            warnings.warn(
-                f"batch {path.name} is reported, but not stored, so the next run measures it again: {error}",
-                stacklevel=2,
-            )
+            _warn_of(error)
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[bool]:
+    """Wait until no other process measures the batch. False, with a warning, if the store cannot be written to."""
+    lock = FileLock(path.with_suffix(".lock"), mode=_usual_mode())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:  # read-only, full, without locks, or a file in the place of a folder
+        _warn_of(error)
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def _warn_of(error: Exception) -> None:
+    # The same words for all batches: pytest then shows one warning.
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+    warnings.warn(f"a batch is reported, but not stored, so the next run measures it again: {reason}", stacklevel=4)
 
 
 class DamagedError(Exception):
