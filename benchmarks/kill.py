@@ -32,7 +32,7 @@ KINDS = {
     "all at once": ("-n2", signal.SIGKILL),
 }
 GROUP = 5
-MORE = 8
+MORE = 4
 """The most batches that a run measures before it is killed; there are 24."""
 PATIENCE = 30.0
 """Seconds after a kill in which all other processes of the run have to end."""
@@ -108,12 +108,12 @@ def kill(folder, kind, draws, whole, tally):
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    # After a few more batches, in the middle of the next one; or, with all of them stored, while they are read.
+    # While it starts or reads what is stored; or after a few more batches, in the middle of the next one.
     wanted = draws.randint(0, MORE)
     deadline = time.monotonic() + 10 * whole
     while len(batches(folder)) - len(before) < wanted and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(draws.uniform(0, 0.1 if wanted else 0.5) * whole)
+        time.sleep(0.02)
+    time.sleep(draws.uniform(0, 1) if wanted else draws.uniform(0, 0.5 * whole))
     tally.runs += 1
     group = members(process.pid)
     others = sorted(group - {process.pid})

@@ -37,10 +37,8 @@ def test_a_slow_batch_is_an_error_and_the_others_are_measured(gate, workers):
     (gate.folder / "net.py").write_text(SLOW)
     run = ("--model", "net.py:net", "--against", "net.py:net", *OPTIONS, "--timeout-per-batch", "2")
     tests = "robustness_tests/test_adversarial_distance.py", "robustness_tests/test_accuracy.py"
-    start = time.monotonic()
     result = gate(workers, *run, *tests)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    assert time.monotonic() - start < 60, "one wait of 2 s for a batch, not one for each of its tests"
     results = gate.results()
     of_images = {
         record["about"]["image"]: record
@@ -48,6 +46,8 @@ def test_a_slow_batch_is_an_error_and_the_others_are_measured(gate, workers):
         if record["about"]["property"] == "test_adversarial_example_is_real"
     }
     assert [of_images[image]["outcome"] for image in range(5, 10)] == ["error"] * 5
+    waits = sum(of_images[image]["seconds"] >= 2 for image in range(5, 10))
+    assert 1 <= waits <= 2, "once in a process, not once for each of the batch's tests"
     assert {of_images[image]["outcome"] for image in range(5)} == {"passed", "skipped"}, "one is misclassified"
     assert of_images[7]["message"] == (
         "BatchTimeoutError: adversarial distance of net.net in linf, images 5 to 9, took longer than 2 s: "
