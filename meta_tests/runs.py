@@ -41,6 +41,7 @@ RUN = Run(
     seed=0,
     thresholds=load_thresholds(None),
     results=Path("results"),
+    store=Path("results/measurements"),
     summary=None,
     baseline=None,
     class_names=(),

@@ -86,7 +86,7 @@ def choose(run: Run, rows: Sequence[ImageRow], named: Iterable[int] = ()) -> lis
 
 def pictures(run: Run, rows: Sequence[ImageRow], named: Iterable[int] = ()) -> list[Picture]:
     """Draw the chosen images; leave out those whose stored measurements are missing."""
-    found = ((reason, row, _read(run.measurements, row.stored_at)) for reason, row in choose(run, rows, named))
+    found = ((reason, row, _read(run.store, row.stored_at)) for reason, row in choose(run, rows, named))
     return [_picture(reason, row, *pair) for reason, row, pair in found if pair is not None]
 
 

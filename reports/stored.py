@@ -115,7 +115,7 @@ def parsed_days(text: str) -> float:
 def main(arguments: Sequence[str]) -> None:
     """Print a table; with `--clear`, remove files, and say what was removed."""
     parser = argparse.ArgumentParser(prog="python -m reports store", description=__doc__.partition(":")[0] + ".")
-    parser.add_argument("folder", nargs="?", default="robustness-results", help="that of --results")
+    parser.add_argument("folder", nargs="?", default="robustness-results", help="that of --results or --store")
     parser.add_argument("--clear", action="store_true", help="remove what the other options choose")
     parser.add_argument("--model", help="of this model")
     parser.add_argument("--older-than", type=parsed_days, metavar="DAYS", help="measured more than so many days ago")
@@ -143,8 +143,9 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _measurements(folder: Path, error: Callable[[str], object]) -> Path:
-    for found in (folder / "measurements", folder):
-        if found.name == "measurements" and found.is_dir():
-            return found
-    error(f"got {str(folder)!r}, expected the folder of --results, with a folder measurements in it")
+    if (folder / "measurements").is_dir():
+        return folder / "measurements"
+    if folder.is_dir() and (folder.name == "measurements" or stored_files(folder)):
+        return folder
+    error(f"got {str(folder)!r}, expected the folder of --results, with a folder measurements in it, or of --store")
     raise AssertionError  # argparse ends the program

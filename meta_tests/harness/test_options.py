@@ -67,6 +67,7 @@ BAD = {
     "absent GPU": (["--device", "cuda:99"], "--device: got 'cuda:99', but"),
     "negative seed": (["--seed", "-1"], "--seed: got '-1', expected a whole number, 0 or more"),
     "file as results": (["--results", "conftest.py"], "--results: got 'conftest.py', which is a file"),
+    "file as store": (["--store", "conftest.py"], "--store: got 'conftest.py', which is a file, expected a folder"),
     "file above results": (
         ["--results", "conftest.py/deep"],
         "--results: got 'conftest.py/deep', but conftest.py is a file",
@@ -188,7 +189,7 @@ def test_every_option_has_a_twin_and_the_command_line_wins(gate):
         "    assert (run.model, run.against, run.dataset, run.images) == ('standard', 'robust', 'digits', 7)\n"
         "    assert (run.quick, run.norms, run.batch_sizes['standard'], run.device) == (True, ('l2',), 3, 'cpu')\n"
         "    assert (run.certify, run.precision, run.sampling, run.deployed) == ('off', 'bf16', 'random', 'mlp')\n"
-        "    assert (run.seed, run.results.name, run.fresh) == (5, 'elsewhere', True)\n"
+        "    assert (run.seed, run.results.name, run.store.name, run.fresh) == (5, 'elsewhere', 'shared', True)\n"
         "    assert run.thresholds.confidence == 0.9\n"
         "    assert (run.clever_radius['l2'], run.data_dir.name) == (0.75, 'data')\n"
         "    assert (run.baseline.file, run.summary.name) == ('last.json', 'summary.md')\n"
@@ -218,6 +219,7 @@ TWINS = {
     "thresholds": "mine.toml",
     "baseline": "last.json",
     "results": "elsewhere",
+    "store": "shared",
     "summary": "summary.md",
     "fresh": "true",
 }

@@ -2,11 +2,13 @@
 
 import dataclasses
 import errno
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import pytest
 import torch
@@ -186,6 +188,32 @@ def test_numbers_are_reported_though_a_file_is_in_the_way(tmp_path):
     with pytest.warns(UserWarning, match="is reported, but not stored"):
         found, _ = Store(tmp_path, started=0).fetch(KEY, measure(0.1))
     assert float(found["score"]) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("code", store_module.WITHOUT_LOCKS)
+def test_a_folder_without_locks_is_a_store(tmp_path, monkeypatch, code):
+    def no_lock(_descriptor, _operation):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", no_lock)
+    with pytest.warns(UserWarning, match="has no file locks") as warned:
+        Store(tmp_path, started=0).fetch(KEY, measure(0.1))
+    assert len(warned) == 1
+    assert float(Store(tmp_path, started=0).fetch(KEY, measure(0.2))[0]["score"]) == pytest.approx(0.1)
+    assert {path.suffix for path in (tmp_path / KEY.path()).parent.iterdir()} <= {".safetensors", ".lock"}
+
+
+def test_two_machines_that_do_not_see_each_others_lock_store_one_batch(tmp_path, monkeypatch):
+    def and_the_other_one(*arguments, **keywords):
+        save_file(*arguments, **keywords)
+        assert start(tmp_path, 0, 0.5).communicate(timeout=60)[0].split() == ["0.5"]
+
+    monkeypatch.setattr(fcntl, "flock", lambda _descriptor, _operation: None)
+    monkeypatch.setattr(store_module, "save_file", and_the_other_one)
+    with warnings.catch_warnings(action="error"):
+        found, _ = Store(tmp_path, started=0).fetch(KEY, measure(0.5))
+    assert float(found["score"]) == pytest.approx(0.5)
+    assert {path.suffix for path in (tmp_path / KEY.path()).parent.iterdir()} == {".safetensors", ".lock"}
 
 
 def test_failed_measurement_leaves_nothing(tmp_path):

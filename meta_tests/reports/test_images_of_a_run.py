@@ -54,7 +54,7 @@ def stored(tmp_path):
     adversarial[1, 0, 0, 0], adversarial[1, 0, 1, 1] = 0.75, 0.375
     (tmp_path / "measurements").mkdir()
     save_file({"clean": clean, "adversarial": adversarial}, tmp_path / "measurements/batch.safetensors")
-    return replace(RUN, results=tmp_path)
+    return replace(RUN, results=tmp_path, store=tmp_path / "measurements")
 
 
 def test_pictures_are_read_from_the_store(stored):
@@ -69,7 +69,7 @@ def test_pictures_are_read_from_the_store(stored):
 
 @pytest.mark.parametrize("stored_at", [None, "gone.safetensors#0", "broken.safetensors#0"])
 def test_what_is_not_stored_is_no_picture(stored, stored_at):
-    (stored.measurements / "broken.safetensors").write_bytes(b"nothing")
+    (stored.store / "broken.safetensors").write_bytes(b"nothing")
     assert pictures(stored, [ImageRow("robust", "linf", 7, distance=0.25, stored_at=stored_at)]) == []
 
 

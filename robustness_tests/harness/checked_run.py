@@ -99,6 +99,7 @@ def checked_options(given: Mapping[str, Any], config: pytest.Config) -> Options:
     against = _reference(given["against"], model, dataset, config)
     deployed = _deployed(given["deployed"], (model, against), dataset, config)
     looks = _looks(given, _default_images(dataset, effort), config)
+    results = _checked("results", given["results"], lambda text: _writable_folder("results", text, config))
     return Options(
         model=model.name,
         against=against.name,
@@ -122,7 +123,10 @@ def checked_options(given: Mapping[str, Any], config: pytest.Config) -> Options:
         thresholds=_checked(
             "thresholds", given["thresholds"], lambda text: _thresholds(text, config, model.name, dataset.name)
         ),
-        results=_checked("results", given["results"], lambda text: _results(text, config)),
+        results=results,
+        store=_checked("store", given["store"], lambda text: _writable_folder("store", text, config))
+        if given["store"]
+        else results / "measurements",
         summary=_checked("summary", given["summary"], lambda text: _file("summary", text, config)),
         baseline=_checked("baseline", given["baseline"], lambda text: _baseline(text, config)),
         fresh=bool(given["fresh"]),
@@ -295,8 +299,8 @@ def _file(name: str, text: str, config: pytest.Config) -> Path | None:
     return path
 
 
-def _results(text: str, config: pytest.Config) -> Path:
-    path = _path("results", text, config)
+def _writable_folder(name: str, text: str, config: pytest.Config) -> Path:
+    path = _path(name, text, config)
     existing = next(folder for folder in (path, *path.parents) if folder.exists())
     if not existing.is_dir():
         where = "which is a file" if existing == path else f"but {existing.name} is a file"

@@ -43,7 +43,7 @@ class Measurements:
         self.on_batch = on_batch
         self.on_passes = on_passes
         self.say = say
-        self.store = Store(run.measurements, run.started, fresh=run.fresh)
+        self.store = Store(run.store, run.started, fresh=run.fresh)
         self._batches: dict[tuple[str, str, str, int], tuple[dict[str, Tensor], bool]] = {}
         self._late: dict[tuple[str, str, str, int], str] = {}
         self._keys: dict[tuple[str, str, str, int], Key] = {}

@@ -205,7 +205,15 @@ OPTIONS_OF = {
         ),
     ],
     "files": [
-        Option("results", "robustness-results", "Folder of report.html, results.json and stored measurements", "DIR"),
+        Option("results", "robustness-results", "Folder of report.html and results.json", "DIR"),
+        Option(
+            "store",
+            "",
+            "Folder of stored measurements; several runs may share it",
+            "DIR",
+            usual="measurements in the folder of --results",
+            details="Runs on other machines may use it at the same time, see [Scaling](scaling.md).",
+        ),
         Option(
             "summary",
             "",

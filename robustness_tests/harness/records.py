@@ -147,9 +147,28 @@ class Gathering:
 
     def __init__(self, records: Records) -> None:
         self.records = records
+        self._phases: dict[str, list[pytest.TestReport]] = {}
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> Generator[None, object, object]:
+        """Record a test before other plugins see its report, and let go of the report after that."""
+        self._record(report)
+        result = yield
+        self._let_go(report)
+        return result
+
+    def _let_go(self, report: pytest.TestReport) -> None:
+        """Empty the reports of an image that went well: the terminal and pytest-html keep them all to the end."""
+        self._phases.setdefault(report.nodeid, []).append(report)
+        if report.when != "teardown":
+            return
+        phases = self._phases.pop(report.nodeid)
+        record = self.records.by_test.get(report.nodeid)
+        if record is not None and "image" in record.about and not any(phase.failed for phase in phases):
+            for phase in phases:
+                phase.user_properties, phase.keywords = [], {}
+
+    def _record(self, report: pytest.TestReport) -> None:
         """Record the call phase, or the first phase that did not pass."""
         properties = dict(report.user_properties)
         if "property" in properties:

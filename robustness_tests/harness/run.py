@@ -56,7 +56,8 @@ class Options:
         timeout_per_batch: seconds that the measurement of a batch may take; None for any number.
         seed: of everything that is random.
         thresholds: what counts as good enough.
-        results: folder of the report, results.json and the stored measurements.
+        results: folder of the report and of results.json.
+        store: folder of the stored measurements, which several runs may share.
         summary: file of the Markdown summary, beside results.json; None for none.
         baseline: the last release, with which the numbers of the candidate are compared; None for none.
         fresh: whether to ignore measurements that were stored before this run.
@@ -84,6 +85,7 @@ class Options:
     seed: int
     thresholds: Thresholds
     results: Path
+    store: Path
     summary: Path | None
     baseline: Baseline | None
     fresh: bool
@@ -161,11 +163,6 @@ class Run(Options):
     def certified_norms(self) -> tuple[str, ...]:
         """The norms of the run that there are bounds for."""
         return tuple(norm for norm in self.norms if norm in CERTIFIED_NORMS)
-
-    @property
-    def measurements(self) -> Path:
-        """The folder of the stored measurements."""
-        return self.results / "measurements"
 
 
 RUN = pytest.StashKey[Run]()

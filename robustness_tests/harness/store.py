@@ -4,9 +4,11 @@ An interrupted run continues where it stopped, and workers share their measureme
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import platform
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -67,7 +69,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Store:
-    """Stored batches below a folder.
+    """Stored batches below a folder, which several runs and machines may share.
 
     Each file has the key and a digest of its tensors. A file that is truncated, changed or of another batch is put
     aside with one warning, and the batch is measured again.
@@ -86,19 +88,20 @@ class Store:
         """The tensors of a batch, and whether they are from before this run.
 
         One process measures a batch, and others that need it wait. If that process is killed, its lock is released at
-        once, and it leaves no incomplete file under the name of the batch.
+        once, and it leaves no incomplete file under the name of the batch. Where the folder has no locks, or locks that
+        other machines do not see, two processes may measure the same batch, and both store the same numbers.
         """
         path = self.folder / key.path()
         stored = self._read(path, key)
         if stored is not None:
             return stored
-        with _alone(path) as alone:
+        with _alone(path) as writable:
             # Only the holder of the lock puts a damaged file aside, so that there is one warning.
-            stored = self._read(path, key, put_aside=alone)
+            stored = self._read(path, key, put_aside=writable)
             if stored is not None:
                 return stored
             tensors = {name: tensor.cpu().contiguous() for name, tensor in measure().items()}
-            if alone:
+            if writable:
                 self._write(path, tensors, key)
         return tensors, False
 
@@ -118,8 +121,8 @@ class Store:
     @staticmethod
     def _write(path: Path, tensors: dict[str, Tensor], key: Key) -> None:
         """Write a batch. If that is not possible, warn: the numbers in memory are reported all the same."""
-        # Only the holder of the lock writes this name; what a killed process left of it is overwritten.
-        partial = path.with_suffix(".partial")
+        # A name of this process: another machine may not see the lock.
+        partial = path.with_suffix(f".{platform.node()}-{os.getpid()}.partial")
         try:
             # One entry: safetensors writes several in an order of chance, and equal batches would differ as files.
             save_file(tensors, partial, metadata={"sha256 and key": f"{_digest(tensors)} {key.text()}"})
@@ -133,16 +136,29 @@ class Store:
             _warn_of(error)
 
 
+WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+"""What file systems without locks answer, some network folders among them."""
+
+
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[bool]:
     """Wait until no other process measures the batch. False, with a warning, if the store cannot be written to."""
-    lock = FileLock(path.with_suffix(".lock"), mode=_usual_mode())
+    # No soft lock, which a killed process would keep.
+    lock = FileLock(path.with_suffix(".lock"), mode=_usual_mode(), fallback_to_soft=False)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
-    except OSError as error:  # read-only, full, without locks, or a file in the place of a folder
-        _warn_of(error)
-        yield False
+    except OSError as error:
+        if error.errno in WITHOUT_LOCKS:
+            warnings.warn(
+                f"the folder of the store has no file locks ({error.strerror}): two processes may measure the same "
+                "batch",
+                stacklevel=4,
+            )
+            yield True
+        else:  # read-only, full, or a file in the place of a folder
+            _warn_of(error)
+            yield False
         return
     try:
         yield True
