@@ -63,7 +63,7 @@ def main():
         whole = time.monotonic() - start
         expected, records = batches(folder / "undisturbed"), records_of(folder / "undisturbed")
         store = folder / "killed"
-        with contextlib.suppress(KeyboardInterrupt):  # shows what there is
+        try:
             for number in range(options.runs):
                 kind = draws.choice(list(KINDS))
                 kill(store, kind, draws, whole, tallies[kind])
@@ -75,7 +75,8 @@ def main():
                     resumed["differing records"] += records_of(store) != records
                     resumed["differing batches"] += batches(store) != expected
                     shutil.rmtree(store)
-    print_tables(tallies, resumed, whole)
+        finally:  # Ctrl-C shows what there is
+            print_tables(tallies, resumed, whole)
 
 
 def print_tables(tallies, resumed, whole):

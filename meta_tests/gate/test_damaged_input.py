@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from meta_tests.runs import records_of_images, results_of, run_of
 from reports.__main__ import main
@@ -21,6 +22,7 @@ from robustness_tests.harness.baseline import load_baseline
 from robustness_tests.harness.thresholds import DEFAULT_FILE, load_thresholds
 from robustness_tests.subjects.catalog import DATASETS, MODEL_NAMES
 from robustness_tests.subjects.datasets import npz
+from robustness_tests.subjects.image_folder import image_folder
 from robustness_tests.subjects.image_size import image_size
 from robustness_tests.subjects.sources import DATASET_FORMS, MODEL_FORMS, Source, dataset_source, model_source
 
@@ -144,6 +146,31 @@ def test_npz(tmp_path, compressed, data):
     if found is not None:
         images = found.images[:]
         assert images.isfinite().all()
+        assert float(images.min()) >= 0
+        assert float(images.max()) <= 1
+
+
+def picture(kind):
+    file = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(file, kind)
+    return file.getvalue()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@pytest.mark.parametrize("kind", ["png", "jpeg", "bmp", "webp", "tiff"])
+@IN_A_FOLDER
+@given(data=st.data())
+def test_pictures(tmp_path, kind, data):
+    """A JPEG has no checksum, so what is read may be another picture: but a picture."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / f"0.{kind}").write_bytes(picture(kind))
+    (tmp_path / "a" / f"0.{kind}").write_bytes(data.draw(changed_bytes(picture(kind))))
+    found = read(image_folder, tmp_path, 2, None)
+    images = None if found is None else read(lambda: found.images[:])
+    if images is not None:
+        assert images.shape == (2, 3, 24, 24)
         assert float(images.min()) >= 0
         assert float(images.max()) <= 1
 
