@@ -37,6 +37,7 @@ RUN = Run(
     digests={},
     remarks=(),
     device="cpu",
+    shard=None,
     timeout_per_batch=None,
     seed=0,
     thresholds=load_thresholds(None),

@@ -3,6 +3,7 @@
 With two or more files, compare the runs with the first one.
 `python -m reports mlflow results.json` logs a run to MLflow.
 `python -m reports store FOLDER` shows what is stored, and clears it.
+`python -m reports merge FOLDER...` puts what shards have measured into one store.
 """
 
 import argparse
@@ -12,12 +13,13 @@ from pathlib import Path
 
 from reports.comparison import CHANGES, RunComparison, comparison
 from reports.markdown import literal, summary, table
+from reports.merge import main as merge_shards
 from reports.mlflow import main as log_to_mlflow
 from reports.page import CSS, TEMPLATES, page
 from reports.results import DAMAGED, Results, load_results
 from reports.stored import main as show_store
 
-COMMANDS = {"mlflow": log_to_mlflow, "store": show_store}
+COMMANDS = {"merge": merge_shards, "mlflow": log_to_mlflow, "store": show_store}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

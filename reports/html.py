@@ -21,7 +21,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Write the report by default; `--html` still sets its path."""
     if is_worker(config) or not config.stash[IN_USE]:
         return
-    if config.option.collectonly or not config.pluginmanager.hasplugin("html"):
+    if config.option.collectonly or config.stash[RUN].shard or not config.pluginmanager.hasplugin("html"):
         return
     config.option.self_contained_html = True
     if not config.option.htmlpath:

@@ -11,7 +11,7 @@ from typing import Any
 from robustness_tests.harness.baseline import Baseline
 from robustness_tests.harness.run import Run
 
-OF_THE_MACHINE = ("results", "store", "data_dir", "summary")
+OF_THE_MACHINE = ("results", "store", "data_dir", "summary", "shard")
 """Options that do not affect any number."""
 
 ELSEWHERE = ("sources", "dataset_source", "thresholds", "baseline")

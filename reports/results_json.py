@@ -30,7 +30,7 @@ def write_results(path: Path, results: Results) -> None:
 def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, object]:
     """Write results.json before the other reports, which show the same results; not if no test was about a model."""
     config = session.config
-    if not is_worker(config) and config.stash[RECORDS].ours():
+    if not is_worker(config) and not config.stash[RUN].shard and config.stash[RECORDS].ours():
         run = config.stash[RUN]
         config.stash[RESULTS] = summarise(run, config.stash[RECORDS], int(session.exitstatus))
         path = run.results / "results.json"

@@ -59,6 +59,11 @@ def table(files: Iterable[StoredFile], now: float) -> list[str]:
         ages = [(now - file.modified) / DAY for file in group]
         age = f"{min(ages):.0f} to {max(ages):.0f} days" if ages else ""
         lines.append((model, metric, f"{len(group):,}", size_text(sum(file.size for file in group)), age))
+    return aligned(lines)
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of text with columns of equal width."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines]
 
@@ -122,7 +127,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--down-to", type=parsed_size, metavar="SIZE", help="the oldest, until the store is that small")
     parser.add_argument("--all", action="store_true", help="with --clear: everything")
     given = parser.parse_args(arguments)
-    folder = _measurements(Path(given.folder), parser.error)
+    folder = measurements_in(Path(given.folder), parser.error)
     limits = {"model": given.model, "days": given.older_than, "size": given.down_to}
     chooses = any(value is not None for value in limits.values())
     if given.all and chooses:
@@ -142,7 +147,8 @@ def main(arguments: Sequence[str]) -> None:
     sys.stdout.write("\n".join([*lines, ""]))
 
 
-def _measurements(folder: Path, error: Callable[[str], object]) -> Path:
+def measurements_in(folder: Path, error: Callable[[str], object]) -> Path:
+    """The folder of measurements of `--results` or `--store`. Calls `error`, which raises, if there is none."""
     if (folder / "measurements").is_dir():
         return folder / "measurements"
     if folder.is_dir() and (folder.name == "measurements" or stored_files(folder)):

@@ -22,6 +22,7 @@ PLUGINS = [
             "progress",
             "measured",  # before what imports it: assertions of a plugin that is imported before are not rewritten
             "records",
+            "shards",
             "run_fixtures",
         )
     ),

@@ -66,6 +66,8 @@ BAD = {
     "unknown device": (["--device", "tpu"], "--device: got 'tpu', expected auto, cpu, cuda or cuda:N"),
     "absent GPU": (["--device", "cuda:99"], "--device: got 'cuda:99', but"),
     "negative seed": (["--seed", "-1"], "--seed: got '-1', expected a whole number, 0 or more"),
+    "no such shard": (["--shard", "5/4"], "--shard: got '5/4', expected NUMBER/COUNT: 3/16 for the third of sixteen"),
+    "shard of an open number": (["--shard", "1/4", "--images", "auto"], "--shard: got '1/4' with --images auto"),
     "file as results": (["--results", "conftest.py"], "--results: got 'conftest.py', which is a file"),
     "file as store": (["--store", "conftest.py"], "--store: got 'conftest.py', which is a file, expected a folder"),
     "file above results": (

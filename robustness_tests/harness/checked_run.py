@@ -27,6 +27,7 @@ from robustness_tests.harness.run import (
     RUN,
     Options,
     Run,
+    Shard,
     is_worker,
     worker_input,
 )
@@ -118,6 +119,7 @@ def checked_options(given: Mapping[str, Any], config: pytest.Config) -> Options:
         precision=_checked("precision", given["precision"], lambda word: option_values.choice(word, PRECISIONS)),
         certify=_certify(given["certify"], norms),
         device=_checked("device", given["device"], option_values.device),
+        shard=_shard(given["shard"], looks),
         timeout_per_batch=_checked("timeout-per-batch", given["timeout-per-batch"], option_values.seconds),
         seed=_checked("seed", given["seed"], option_values.natural),
         thresholds=_checked(
@@ -167,6 +169,16 @@ def _looks(given: Mapping[str, Any], first: int, config: pytest.Config) -> Looks
     if not given["batch-size"] and _on_gpu(_checked("device", given["device"], option_values.device)):
         batch_size = GPU_BATCH_SIZE
     return Looks(planned_sizes(math.ceil(first / batch_size) * batch_size, limit or LIMIT))
+
+
+def _shard(text: str, looks: Looks | None) -> Shard | None:
+    shard = _checked("shard", text, option_values.shard)
+    if shard and looks:
+        raise pytest.UsageError(
+            f"--shard: got {text!r} with --images auto, expected a number of images: how many it takes is not known "
+            "before they are measured"
+        )
+    return shard
 
 
 def _certify(text: str, norms: tuple[str, ...]) -> str:

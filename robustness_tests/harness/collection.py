@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import robustness_tests
-from robustness_tests.harness.metric import METRICS, metrics_among, with_needs
+from robustness_tests.harness.metric import METRICS, metrics_among
 from robustness_tests.harness.run import RUN, Run
 from robustness_tests.subjects.catalog import closest
 
@@ -192,21 +192,3 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return (False, order.get(model, len(order)), run.position(image) // run.batch_sizes.get(model, 1))
 
     items.sort(key=by_batch)
-
-
-def batches_of(items: Iterable[pytest.Item], run: Run) -> set[tuple[str, str, str, int]]:
-    """The batches that tests need: (metric, model, norm, first image)."""
-    needed: set[tuple[str, str, str, int]] = set()
-    for item in items:
-        fixtures = getattr(item, "fixturenames", ())
-        about = subject_of(item, run)
-        models = {str(about[role]) for role in ("model", "reference") if role in about} or set(run.models)
-        norms = [str(about["norm"])] if "norm" in about else norms_of(run, fixtures)
-        image = about.get("image")
-        for metric in with_needs(metrics_among(fixtures)):
-            for model in models:
-                batch = run.batch_sizes[model]
-                whole = range(0, images_of(run, fixtures), batch)
-                firsts = [run.position(image) // batch * batch] if isinstance(image, int) else whole
-                needed |= {(metric.name, model, norm, first) for norm in norms for first in firsts}
-    return needed

@@ -1,19 +1,23 @@
 """Numbers by metric, model, norm and image: from memory, from the store, or measured with the whole batch."""
 
+import contextlib
 import functools
 import hashlib
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 import torch
 from torch import Tensor
 
 import metrics
 from robustness_tests.harness.image_rows import image_row, stored_columns
 from robustness_tests.harness.metric import Batch, Metric
-from robustness_tests.harness.run import Run
+from robustness_tests.harness.progress import PassCounter, batch_done
+from robustness_tests.harness.run import RUN, Run
 from robustness_tests.harness.signals import BatchTimeoutError, at_most, to_the_end
 from robustness_tests.harness.store import Key, Store
 from robustness_tests.harness.subject import Counted, Subject, subject
@@ -96,7 +100,7 @@ class Measurements:
         if norm not in NORMS:
             raise ValueError(f"got norm={norm!r}, {closest(norm, NORMS)}")
         first = position // self.run.batch_sizes[model] * self.run.batch_sizes[model]
-        columns, stored = self._columns(metric, model, norm, first)
+        columns, stored = self.columns(metric, model, norm, first)
         key = self._key(metric, model, norm, first)
         return image_row(
             metric.row,
@@ -109,14 +113,15 @@ class Measurements:
             },
         )
 
-    def _columns(self, metric: Metric[Any], model: str, norm: str, first: int) -> tuple[dict[str, Tensor], bool]:
+    def columns(self, metric: Metric[Any], model: str, norm: str, first: int) -> tuple[dict[str, Tensor], bool]:
+        """The results of a metric for the batch that starts at this position of the run, and whether it was stored."""
         batch = (metric.name, model, norm, first)
         if batch in self._late:
             # It would take as long again for each of its tests.
             raise BatchTimeoutError(self._late[batch])
         if batch not in self._batches:
             # Fetched before the store's lock is taken, so that a process holds one lock at a time.
-            needed = {one.name: self._columns(one, model, norm, first)[0] for one in metric.needs}
+            needed = {one.name: self.columns(one, model, norm, first)[0] for one in metric.needs}
             key = self._key(metric, model, norm, first)
             try:
                 with to_the_end(self.say):
@@ -192,6 +197,28 @@ class Measurements:
         what = f"{name} of {key.model} in {key.norm}, images {batch.indices[0]} to {batch.indices[-1]},"
         with reproducible(), at_most(self.run.timeout_per_batch, what):
             return stored_columns(metric.batch(batch), len(batch.images), metric.name)
+
+
+MEASUREMENTS = pytest.StashKey[Measurements]()
+
+
+def measurements_of(config: pytest.Config) -> Measurements:
+    """The measurements of the run of this process, which it has once."""
+    if MEASUREMENTS not in config.stash:
+        config.stash[MEASUREMENTS] = Measurements(
+            config.stash[RUN],
+            lambda batch, stored: batch_done(config, batch, stored=stored),
+            PassCounter(config),
+            lambda text: _say(config, text),
+        )
+    return config.stash[MEASUREMENTS]
+
+
+def _say(config: pytest.Config, text: str) -> None:
+    """Write a line to the terminal, while a test runs and its output is captured."""
+    capture = config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
+        sys.stderr.write(f"\nrobustness: {text}\n")
 
 
 @functools.cache

@@ -85,6 +85,8 @@ class Metric(Generic[Row]):
         counted: whether passes of the network are counted. If not, `batch` gets the network itself, without a wrapper,
             and can take it apart.
         imports: modules other than `metrics` that `batch` imports and the results depend on.
+        passes: about how many pairs of a forward and a backward pass an image costs at the default effort, in time;
+            shards are balanced with it, and nothing else depends on it.
     """
 
     name: str
@@ -100,6 +102,7 @@ class Metric(Generic[Row]):
     usual_epsilons: Callable[[Run, str], tuple[str, ...]] = lambda _run, _norm: ()
     counted: bool = True
     imports: tuple[str, ...] = ()
+    passes: int = 100
 
     def all_parameters(self, run: Run, model: str, norm: str) -> dict[str, Any]:
         """Its parameters, and those of all that it needs."""

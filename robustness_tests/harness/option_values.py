@@ -6,6 +6,7 @@ import signal
 from collections.abc import Sequence
 
 from robustness_tests.harness.gpus import visible_gpus
+from robustness_tests.harness.run import Shard
 from robustness_tests.subjects.catalog import NORMS, closest
 
 
@@ -28,6 +29,22 @@ def positive(text: str) -> int:
     if not re.fullmatch(r"\d{1,18}", text.strip(), re.ASCII) or not int(text):
         raise ValueError(f"got {text!r}, expected a whole number, 1 or more")
     return int(text)
+
+
+def shard(text: str) -> Shard | None:
+    """The part NUMBER/COUNT of a run; None for an empty text.
+
+    Example:
+        >>> shard("3/16")
+        Shard(number=3, count=16)
+    """
+    if not text.strip():
+        return None
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text.strip(), re.ASCII)
+    found = Shard(int(match[1]), int(match[2])) if match else None
+    if found is None or not 1 <= found.number <= found.count:
+        raise ValueError(f"got {text!r}, expected NUMBER/COUNT: 3/16 for the third of sixteen, from 1/16 to 16/16")
+    return found
 
 
 def seconds(text: str) -> float | None:

@@ -178,6 +178,15 @@ OPTIONS_OF = {
             details="The other batches are measured. A call of one operator or of the solver of exact distances is not "
             "interrupted before its end. Not on Windows.",
         ),
+        Option(
+            "shard",
+            "",
+            "Measure this part of the batches into the store, and assert nothing: 3/16 for the third of sixteen",
+            "NUMBER/COUNT",
+            usual="everything is measured and asserted",
+            details="See [Several machines](scaling.md#several-machines). It has no name in the ini file.",
+            has_twin=False,
+        ),
         Option("seed", "0", "Seed of everything that is random", "N"),
         Option("fresh", "", "Measure again what is stored"),
         Option(

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from tqdm import tqdm
 
-from robustness_tests.harness.collection import batches_of
+from robustness_tests.harness.batches import batches_of
 from robustness_tests.harness.run import RUN, is_worker, worker_input
 
 FOLDER = pytest.StashKey[Path | None]()

@@ -31,6 +31,22 @@ CERTIFIED_NORMS = ("linf", "l2")
 """Those of `metrics.certified_distance`, which is not imported here: that would import torch."""
 
 
+@dataclass(frozen=True)
+class Shard:
+    """A part of the batches of a run.
+
+    Attributes:
+        number: which part, from 1 on.
+        count: how many parts there are.
+    """
+
+    number: int
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """What was asked for, each option checked by itself.
@@ -53,6 +69,7 @@ class Options:
         precision: the arithmetic in which attacks search: "float32", "tf32" or "bf16".
         certify: "auto", "off" or "require": whether to prove lower bounds, and whether to fail if that is not possible.
         device: "auto", "cpu", "cuda" or "cuda:N".
+        shard: the part of the batches that is measured, without an assertion; None for a run that asserts.
         timeout_per_batch: seconds that the measurement of a batch may take; None for any number.
         seed: of everything that is random.
         thresholds: what counts as good enough.
@@ -81,6 +98,7 @@ class Options:
     precision: str
     certify: str
     device: str
+    shard: Shard | None
     timeout_per_batch: float | None
     seed: int
     thresholds: Thresholds

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import pytest
 
 from robustness_tests.harness.baseline import Baseline
-from robustness_tests.harness.progress import PassCounter, batch_done
 from robustness_tests.harness.run import RUN, Run
 from robustness_tests.harness.thresholds import Thresholds
 from robustness_tests.subjects.leaderboard import LeaderboardEntry
@@ -48,23 +45,11 @@ def images(run: Run) -> Sequence[int]:
 
 
 @pytest.fixture(scope="session")
-def measurements(run: Run, pytestconfig: pytest.Config) -> Measurements:
+def measurements(pytestconfig: pytest.Config) -> Measurements:
     """All measurements of this run, which the fixtures of metrics use."""
-    from robustness_tests.harness.measurements import Measurements  # noqa: PLC0415  # torch, see above
+    from robustness_tests.harness.measurements import measurements_of  # noqa: PLC0415  # torch, see above
 
-    return Measurements(
-        run,
-        lambda batch, stored: batch_done(pytestconfig, batch, stored=stored),
-        PassCounter(pytestconfig),
-        lambda text: _say(pytestconfig, text),
-    )
-
-
-def _say(config: pytest.Config, text: str) -> None:
-    """Write a line to the terminal, while a test runs and its output is captured."""
-    capture = config.pluginmanager.getplugin("capturemanager")
-    with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
-        sys.stderr.write(f"\nrobustness: {text}\n")
+    return measurements_of(pytestconfig)
 
 
 @pytest.fixture(scope="session")
