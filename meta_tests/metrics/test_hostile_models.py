@@ -1,5 +1,8 @@
 """Models that break attacks and scores: each case was found by a review and gave a wrong number once."""
 
+import itertools
+import random
+
 import numpy as np
 import pytest
 import torch
@@ -347,3 +350,81 @@ def test_compiled_models_have_the_same_numbers(make):
     torch.testing.assert_close(found.score, expected.score, rtol=1e-6, atol=0)
     with pytest.raises(ValueError, match="got a compiled model, expected one that can be differentiated twice"):
         second_order_clever(compiled, IMAGES, labels, radius=0.5)
+
+
+STATES = (random.getstate, lambda: str(np.random.get_state()), lambda: torch.get_rng_state().tolist())  # noqa: NPY002
+
+
+class Unruly:
+    """LINEAR, which does something else besides at each call."""
+
+    def __init__(self, besides):
+        self.besides = besides
+        self.kept = []
+
+    def __call__(self, images):
+        self.besides(self, images)
+        return LINEAR(images)
+
+
+def seeds_everything(_model, _images):
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    torch.manual_seed(0)
+
+
+UNRULY = {
+    "seeds everything": seeds_everything,
+    "draws random numbers": lambda _model, _images: (torch.rand(3), np.random.rand(), random.random()),  # noqa: NPY002
+    "keeps its input": lambda model, images: model.kept.append(images),
+    "sets threads": lambda _model, _images: torch.set_num_threads(2),
+}
+
+
+@pytest.mark.parametrize("besides", UNRULY.values(), ids=UNRULY)
+def test_what_a_model_does_besides_changes_no_number(besides):
+    try:
+        np.testing.assert_array_equal(attack(Unruly(besides)).distance, attack(LINEAR).distance)
+        scores = [clever(model, IMAGES, LABELS, norm="linf", radius=0.3).score for model in (Unruly(besides), LINEAR)]
+        np.testing.assert_array_equal(*scores)
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_metrics_leave_global_random_states_alone():
+    before = [state() for state in STATES]
+    attack(LINEAR)
+    clever(LINEAR, IMAGES, LABELS, norm="linf", radius=0.3)
+    assert [state() for state in STATES] == before
+
+
+def test_a_model_that_changes_from_call_to_call_gets_no_number():
+    calls = itertools.count()
+
+    def drifting(images):
+        logits = LINEAR(images)
+        return logits + 0.01 * next(calls) * torch.linspace(0, 1, logits.shape[1])
+
+    with pytest.raises(ValueError, match="expected a deterministic model"):
+        attack(drifting)
+
+
+@pytest.mark.parametrize("fails", [MemoryError, OverflowError])
+def test_an_exception_of_the_model_is_the_callers(fails):
+    def raises_beside_an_image(images):
+        if not any(torch.equal(image, one) for one in images for image in IMAGES):
+            raise fails("a model's own")
+        return LINEAR(images)
+
+    with pytest.raises(fails, match="a model's own"):
+        attack(raises_beside_an_image)
+
+
+def test_nan_beside_an_image_is_refused():
+    def model(images):
+        near = (images - IMAGES[[2]]).flatten(1).abs().amax(dim=1)
+        nan = (near > 0) & (near < EXACT[2])
+        return LINEAR(images) + torch.where(nan, torch.nan, 0.0)[:, None]
+
+    with pytest.raises(ValueError, match="got NaN or infinity among the logits of an image"):
+        attack(model)
