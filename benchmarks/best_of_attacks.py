@@ -23,7 +23,7 @@ ATTACKS = {
     "l2": (("adv_lib", "alma"), ("adv_lib", "pdgd"), ("adv_lib", "fmn"), ("adv_lib", "ddn")),
     "l1": (("adv_lib", "alma"), ("adv_lib", "apgd")),
 }
-"""The best of those that its registry has for the norm, measured on 16 images. Version 2.0.2 runs none of "original"."""
+"""The best that its registry has for the norm, on 16 images. Version 2.0.2 cannot run those that it calls original."""
 
 KEPT = Path(__file__).with_name("best_of_attacks.npz")
 """For each MODEL/NORM, an array of shape (3, images): distance, forward and backward passes."""
