@@ -229,6 +229,8 @@ def exact():
         "median certified / exact",
         "mean adversarial / exact",
         "largest",
+        "within 1.001",
+        "thorough: within 1.001",
         "s, median",
         "s, largest",
     )
@@ -254,6 +256,8 @@ def exact_row(name, network, digits):
     )
     solved, right = found.status == Status.EXACT, found.status != Status.MISCLASSIFIED
     ratios = (attacked.distance / found.distance)[solved]
+    thorough = adversarial_distance(network, images, labels, norm="linf", effort="thorough")
+    thorough_ratios = (thorough.distance / found.distance)[solved]
     row(
         name,
         f"{int(solved.sum())} of {int(right.sum())}",
@@ -261,6 +265,8 @@ def exact_row(name, network, digits):
         f"{(certified.distance / found.distance)[solved].median():.3f}",
         f"{ratios.mean():.4f}",
         f"{ratios.max():.4f}",
+        f"{(ratios <= 1.001).float().mean():.1%}",
+        f"{(thorough_ratios <= 1.001).float().mean():.1%}",
         f"{found.seconds[right].median():.2f}",
         f"{found.seconds[right].max():.1f}",
     )

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from reports.stored import aligned, measurements_in, stored_files
-from robustness_tests.harness.shards import NOTES, ShardNote, in_words, missing_shards, read_notes
+from robustness_tests.harness.shards import NOTES, ShardNote, in_words, lost_files, missing_shards, read_notes
 
 
 def merge(source: Path, target: Path) -> tuple[int, list[Path]]:
@@ -56,36 +56,40 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--store", help="that of the run that follows; default: measurements in --results")
     given = parser.parse_args(arguments)
     target = Path(given.store) if given.store else Path(given.results) / "measurements"
-    problems = []
+    problems: list[str] = []
+    notes: list[ShardNote] = []
     try:
         for text in given.shards:
             source = measurements_in(Path(text), parser.error)
-            if source.resolve() == target.resolve():
-                continue
-            copied, different = merge(source, target)
+            notes += read_notes(source)
+            copied, different = merge(source, target) if source.resolve() != target.resolve() else (0, [])
             sys.stdout.write(f"{text}: {copied:,} batches\n")
             problems += [f"got another content of {name} from {text}, expected equal bits" for name in different]
     except OSError as error:
         parser.error(f"got {error.filename}, which cannot be copied to {target}: {error.strerror}")
-    notes = read_notes(target)
     sys.stdout.write("\n".join([*table(notes), ""]))
-    problems += problems_of(notes)
+    problems += problems_of(notes, target)
     for problem in problems:
         sys.stderr.write(f"python -m reports merge: {problem}\n")
     if problems:
         raise SystemExit(1)
 
 
-def problems_of(notes: Sequence[ShardNote]) -> list[str]:
+def problems_of(notes: Sequence[ShardNote], target: Path) -> list[str]:
     """What the run that follows would have to measure, in sentences."""
     if not notes:
         return ["got no note of a shard, expected those that --shard leaves: did the shards end?"]
     found = []
-    for (_, count), lost in missing_shards(notes).items():
-        if lost:
+    missing = missing_shards(notes)
+    whole = {plan for (plan, _), lost in missing.items() if not lost}
+    for (plan, count), lost in missing.items():
+        if plan not in whole:
             found.append(f"{in_words(lost)} of {count} missing: the run that follows measures what they lack")
     for note in notes:
         found += [f"{name} failed in shard {note.shard} of {note.shards}" for name in note.failed]
+        lost_ones = lost_files(target, note)
+        if lost_ones:
+            found.append(f"{len(lost_ones)} batches of shard {note.shard} of {note.shards} are not in the store")
     if len({note.plan for note in notes}) > 1:
         found.append("got shards of several runs, with other options, models, images or devices, expected one run")
     return found

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from robustness_tests.harness.shards import NOTES, lost_files, read_notes
+
 DAY = 24 * 3600
 UNITS = {"kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
 LEFT_OVER = (".damaged", ".partial")
@@ -143,6 +145,9 @@ def main(arguments: Sequence[str]) -> None:
     if given.clear:
         for file in chosen:
             file.path.unlink(missing_ok=True)
+        for note in read_notes(folder):
+            if lost_files(folder, note):
+                (folder / NOTES / note.file).unlink(missing_ok=True)
         lines.append(f"cleared {len(chosen):,} files, {size_text(sum(file.size for file in chosen))}")
     sys.stdout.write("\n".join([*lines, ""]))
 
@@ -151,7 +156,7 @@ def measurements_in(folder: Path, error: Callable[[str], object]) -> Path:
     """The folder of measurements of `--results` or `--store`. Calls `error`, which raises, if there is none."""
     if (folder / "measurements").is_dir():
         return folder / "measurements"
-    if folder.is_dir() and (folder.name == "measurements" or stored_files(folder)):
+    if folder.is_dir() and (folder.name == "measurements" or (folder / NOTES).is_dir() or stored_files(folder)):
         return folder
     error(f"got {str(folder)!r}, expected the folder of --results, with a folder measurements in it, or of --store")
     raise AssertionError  # argparse ends the program

@@ -84,7 +84,7 @@ def test_expensive_batches_are_shared_out_evenly():
 
 
 def note(shard, shards=3, plan="a" * 16, failed=()):
-    return ShardNote(plan, shard, shards, 5, 0, failed, 1000, 2.0, "node")
+    return ShardNote(plan, shard, shards, ["attack/robust/a.safetensors"], 0, failed, 1000, 2.0, "node")
 
 
 def test_notes_of_a_store(tmp_path):
@@ -132,7 +132,7 @@ def test_merge(tmp_path, capsys):
     status, out, problems = merged(tmp_path, capsys, one, two)
     assert (status, problems) == (0, [])
     assert out[:2] == [f"{one}: 1 batches", f"{two}: 1 batches"]
-    assert [line.split()[:2] for line in out[2:]] == [["shard", "batches"], ["1/3", "5"], ["2/3", "5"], ["3/3", "5"]]
+    assert [line.split()[:2] for line in out[2:]] == [["shard", "batches"], ["1/3", "1"], ["2/3", "1"], ["3/3", "1"]]
     kept = {path.name: path.read_bytes() for path in (tmp_path / "all/measurements/attack/robust").iterdir()}
     assert kept == {"a.safetensors": b"bits", "b.safetensors": b"others"}
 
@@ -144,7 +144,7 @@ def test_merge(tmp_path, capsys):
         ([], b"bits", "got no note of a shard, expected those that --shard leaves: did the shards end?"),
         ([note(1, 1), note(1, 1, "b" * 16)], b"bits", "got shards of several runs, with other options"),
         ([note(1, 1, failed=["exact[robust]"])], b"bits", "exact[robust] failed in shard 1 of 1"),
-        ([note(1, 1)], b"bitz", "got another content of attack/robust/a.safetensors from"),
+        ([note(1, 1), note(1, 2), note(1, 3)], b"bitz", "got another content of attack/robust/a.safetensors from"),
     ],
 )
 def test_merge_says_what_is_wrong(tmp_path, capsys, notes, content, message):
@@ -209,12 +209,13 @@ def test_four_shards_are_one_run(gate, capsys):
         "shard 3 of 4 missing: the run that follows measures what they lack"
     ]
     (lost,) = at_once(gate, ("-n2", *SMALL, "--results=all", "--collect-only"))
-    assert "robustness: shard 3 of 4 missing in the store: what they lack is measured now" in lost
+    assert "robustness: not in the store: shard 3 of 4; what they lack is measured now" in lost
+    assert "incomplete" not in lost
     assert merged(gate.folder, capsys, *folders)[0] == 0
     assert batches_in(gate.folder / "all/measurements") == batches_in(gate.folder / "one/measurements")
     again, last = at_once(gate, commands[0], ("-n2", *SMALL, "--results=all"))
     assert ", 0 passes, in " in again, "the same shard again measures nothing"
-    assert "robustness: all 4 shards are in the store" in last
+    assert "robustness: in the store: shards 1, 2, 3, 4 of 4" in last
     assert "(0 measured in this run" in last
     assert records_in(gate.folder / "all") == records_in(gate.folder / "one")
 
@@ -223,6 +224,10 @@ def test_more_shards_than_batches(gate):
     run = gate("-n0", *WHOLE, "--images=2", "-k", "test_noise_accuracy", "--shard=9/9")
     assert run.ret == 0
     run.stdout.fnmatch_lines(["shard 9/9: 0 batches (0 were stored before), 0 passes, in *"])
+    assert (
+        gate("-n0", *WHOLE, "--images=2", "-k", "no_such_test", "--shard=1/9").ret == pytest.ExitCode.NO_TESTS_COLLECTED
+    )
+    assert [one.shard for one in read_notes(gate.results_folder / "measurements")] == [9]
 
 
 def test_a_batch_that_fails_is_named_and_the_others_are_measured(gate):
@@ -238,7 +243,35 @@ def test_a_batch_that_fails_is_named_and_the_others_are_measured(gate):
     )
     (left,) = read_notes(gate.results_folder / "measurements")
     assert left.failed == [f"shard::noise_accuracy[{name}-digits-linf-00000]" for name in ("robust", "standard")]
-    assert left.batches - 2 == len(batches_in(gate.results_folder / "measurements"))
+    assert set(left.files) == {path.as_posix() for path in batches_in(gate.results_folder / "measurements")}
+
+
+def test_a_store_that_cannot_be_written_to_is_no_success(gate):
+    (gate.folder / "store").mkdir()
+    (gate.folder / "store/noise_accuracy").touch()
+    run = gate("-n0", *WHOLE, "--images=2", "-k", "noise_accuracy", "--shard=1/1", "--store=store")
+    assert run.ret == 1
+    run.stdout.fnmatch_lines(["*got a store that cannot be written to*", "shard 1/1: 2 batches (*2 failed)*"])
+
+
+def test_tests_of_a_user_with_models_and_images_of_their_own(gate):
+    (gate.folder / "robustness_tests/test_mine.py").write_text(
+        "import pytest\n\n"
+        "@pytest.mark.parametrize('model_name', ['mine'])\n"
+        "def test_mine(noise_accuracy, model_name, norm): pass\n\n"
+        "@pytest.mark.parametrize('image', [700])\n"
+        "def test_far(noise_accuracy, image, model_name, norm): pass\n"
+    )
+    assert gate("-n0", *WHOLE, "--images=2", "robustness_tests/test_mine.py", "--shard=1/1").ret == 0
+
+
+def test_cleared_batches_are_not_said_to_be_there(tmp_path, capsys):
+    one = store_of(tmp_path / "1", note(1, 1))
+    main(["store", one, "--clear", "--all"])
+    capsys.readouterr()
+    assert not read_notes(tmp_path / "1/measurements")
+    write_note(tmp_path / "1/measurements", note(1, 1))
+    assert merged(tmp_path, capsys, one)[2] == ["1 batches of shard 1 of 1 are not in the store"]
 
 
 def test_an_interrupted_shard_leaves_no_note(gate):

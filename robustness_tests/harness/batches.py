@@ -9,7 +9,7 @@ import pytest
 
 from robustness_tests.harness.collection import images_of, norms_of, subject_of
 from robustness_tests.harness.metric import Metric, metrics_among, with_needs
-from robustness_tests.harness.run import Run, Shard
+from robustness_tests.harness.run import RUN, Run, Shard
 
 
 class BatchId(NamedTuple):
@@ -40,13 +40,15 @@ def batches_of(items: Iterable[pytest.Item], run: Run) -> dict[BatchId, Metric[A
         fixtures = getattr(item, "fixturenames", ())
         about = subject_of(item, run)
         models = {str(about[role]) for role in ("model", "reference") if role in about} or set(run.models)
+        models &= run.batch_sizes.keys()  # a test of a user's may have models of its own
         norms = [str(about["norm"])] if "norm" in about else norms_of(run, fixtures)
         image = about.get("image")
         for metric in with_needs(metrics_among(fixtures)):
             for model in models:
                 batch = run.batch_sizes[model]
                 whole = range(0, images_of(run, fixtures), batch)
-                firsts = [run.position(image) // batch * batch] if isinstance(image, int) else whole
+                known = isinstance(image, int) and image in run.indices(run.images)
+                firsts = [run.position(int(str(image))) // batch * batch] if known else whole
                 needed |= {BatchId(metric.name, model, norm, first): metric for norm in norms for first in firsts}
     return needed
 
@@ -68,9 +70,15 @@ class BatchItem(pytest.Item):
         """Measure the batch, unless it is stored."""
         from robustness_tests.harness.measurements import measurements_of  # noqa: PLC0415  # torch
 
-        columns, stored = measurements_of(self.config).columns(self.metric, *self.batch[1:])
+        measurements = measurements_of(self.config)
+        columns, stored = measurements.columns(self.metric, *self.batch[1:])
+        file = measurements.file(self.metric, *self.batch[1:])
+        if not (self.config.stash[RUN].store / file).is_file():
+            raise RuntimeError(
+                "got a store that cannot be written to, expected one that keeps the batch for later runs"
+            )
         passes = sum(int(columns[name].sum()) for name in ("forward", "backward") if name in columns)
-        self.user_properties += [(STORED, stored), (PASSES, passes)]
+        self.user_properties += [(FILE, file.as_posix()), (STORED, stored), (PASSES, passes)]
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException]) -> Any:  # type: ignore[override]
         """Show what happened below this item, and not how pytest came to it."""
@@ -82,8 +90,8 @@ class BatchItem(pytest.Item):
         return self.metric.source(), None, self.name
 
 
-STORED, PASSES = "robustness_stored", "robustness_passes"
-"""User properties of an item: whether its batch was stored before, and what it has cost."""
+FILE, STORED, PASSES = "robustness_file", "robustness_stored", "robustness_passes"
+"""User properties of an item: where its batch is, whether it was stored before, and what it has cost."""
 
 
 def share_of(batches: Mapping[BatchId, Metric[Any]], run: Run, shard: Shard) -> list[BatchId]:

@@ -132,6 +132,10 @@ class Measurements:
             self.on_batch(batch, self._batches[batch][1])
         return self._batches[batch]
 
+    def file(self, metric: Metric[Any], model: str, norm: str, first: int) -> Path:
+        """Where the batch is stored, below the folder of the store."""
+        return self._key(metric, model, norm, first).path()
+
     def _key(self, metric: Metric[Any], name: str, norm: str, first: int) -> Key:
         batch = (metric.name, name, norm, first)
         if batch not in self._keys:

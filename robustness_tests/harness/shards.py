@@ -6,17 +6,18 @@ Shards may run at the same time, on several machines. Each leaves a note in the 
 
 import hashlib
 import json
+import os
 import platform
 import time
-import warnings
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from robustness_tests.harness.batches import PASSES, STORED, BatchId, BatchItem, batches_of, share_of
+from robustness_tests.harness.batches import FILE, PASSES, STORED, BatchId, BatchItem, batches_of, share_of
 from robustness_tests.harness.metric import Metric
 from robustness_tests.harness.records import RECORDS
 from robustness_tests.harness.run import IN_USE, RUN, Run, is_worker
@@ -33,7 +34,7 @@ class ShardNote:
         plan: digest of what is measured; shards of one run have the same.
         shard: its number, from 1 on.
         shards: how many there are.
-        batches: number of batches that it had to measure.
+        files: the batches that are in the store, as paths below it.
         stored: how many of these were stored before.
         failed: the batches that could not be measured.
         passes: forward and backward passes spent now.
@@ -44,12 +45,17 @@ class ShardNote:
     plan: str
     shard: int
     shards: int
-    batches: int
+    files: Sequence[str]
     stored: int
     failed: Sequence[str]
     passes: int
     seconds: float
     machine: str
+
+    @property
+    def batches(self) -> int:
+        """How many batches it had to measure."""
+        return len(self.files) + len(self.failed)
 
     @property
     def file(self) -> str:
@@ -61,12 +67,14 @@ PLAN = (
     *("model", "against", "deployed", "dataset", "images", "sampling", "sample", "image_digests", "batch_sizes"),
     *("norms", "effort", "precision", "certify", "clever_radius", "seed", "digests"),
 )
-"""The fields of a run that decide what is measured."""
+"""The fields of a run that decide what is measured, beside thresholds, which state epsilons."""
 
 
 def plan_of(run: Run) -> str:
     """A digest of what a run measures."""
-    text = json.dumps([getattr(run, name) for name in PLAN], sort_keys=True, default=str)
+    thresholds = {name: value for name, value in vars(run.thresholds).items() if name not in ("files", "others")}
+    measured = [getattr(run, name) for name in PLAN]
+    text = json.dumps([*measured, thresholds, version("torch")], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -74,7 +82,7 @@ def write_note(store: Path, note: ShardNote) -> None:
     """Write a note as a whole or not at all."""
     path = store / NOTES / note.file
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{platform.node()}.partial")
+    partial = path.with_suffix(f".{platform.node()}-{os.getpid()}.partial")
     partial.write_text(json.dumps(asdict(note), indent=1) + "\n", encoding="utf-8")
     partial.replace(path)
 
@@ -89,6 +97,11 @@ def read_notes(store: Path) -> list[ShardNote]:
         except (OSError, ValueError, TypeError):
             continue
     return found
+
+
+def lost_files(store: Path, note: ShardNote) -> list[str]:
+    """The batches of a note that are not in the store."""
+    return [name for name in note.files if not (store / name).is_file()]
 
 
 def missing_shards(notes: Iterable[ShardNote]) -> dict[tuple[str, int], list[int]]:
@@ -116,14 +129,15 @@ def pytest_report_header(config: pytest.Config) -> Sequence[str]:
         return []
     if run.shard:
         return [f"robustness: shard {run.shard}: batches are measured and stored, and nothing is asserted"]
-    notes = read_notes(run.store)
-    missing = {count: lost for (plan, count), lost in missing_shards(notes).items() if plan == plan_of(run)}
+    plan = plan_of(run)
+    notes = [note for note in read_notes(run.store) if note.plan == plan and not lost_files(run.store, note)]
+    missing = {count: lost for (_, count), lost in missing_shards(notes).items()}
     if not missing:
-        return ["robustness: the shards in the store are of another run"] if notes else []
+        return []
     count, lost = min(missing.items(), key=lambda one: (len(one[1]), one[0]))
     if not lost:
-        return [f"robustness: all {count} shards are in the store"]
-    return [f"robustness: {in_words(lost)} of {count} missing in the store: what they lack is measured now"]
+        return [f"robustness: in the store: {in_words(range(1, count + 1))} of {count}"]
+    return [f"robustness: not in the store: {in_words(lost)} of {count}; what they lack is measured now"]
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -135,7 +149,10 @@ def pytest_collection_modifyitems(
     run = config.stash[RUN]
     if run.shard:
         batches = batches_of(items, run)
-        items[:] = [_item(session, run, one, batches[one]) for one in share_of(batches, run, run.shard)]
+        mine = [_item(session, run, one, batches[one]) for one in share_of(batches, run, run.shard)]
+        # Without any item, pytest would say that nothing was selected.
+        nothing = [NothingToMeasure.from_parent(session, name="nothing", nodeid="shard::nothing")] if batches else []
+        items[:] = mine or nothing
     return result
 
 
@@ -144,6 +161,13 @@ def _item(session: pytest.Session, run: Run, batch: BatchId, metric: Metric[Any]
     name = f"{batch.metric}[{batch.model}-{run.dataset}-{batch.norm}-{first:05d}]"
     item: pytest.Item = BatchItem.from_parent(session, name=name, nodeid=f"shard::{name}", batch=batch, metric=metric)
     return item
+
+
+class NothingToMeasure(pytest.Item):
+    """Stands for a shard without a batch: there are more shards than batches."""
+
+    def runtest(self) -> None:
+        """Do nothing."""
 
 
 class Tally:
@@ -158,29 +182,31 @@ class Tally:
         self.config = config
         self.note: ShardNote | None = None
         self._measured: dict[str, tuple[bool, int]] = {}
-        self._failed: dict[str, None] = {}
+        self._failed: set[str] = set()
+        self._ended: set[str] = set()
+        self._not_written = ""
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Count what was measured, and what could not be."""
         values = dict(report.user_properties)
         if report.failed:
-            self._failed[report.nodeid] = None
-        elif report.when == "call" and PASSES in values:
-            self._measured[report.nodeid] = (bool(values[STORED]), int(str(values[PASSES])))
+            self._failed.add(report.nodeid)
+        elif report.when == "call" and FILE in values:
+            self._measured[str(values[FILE])] = (bool(values[STORED]), int(str(values[PASSES])))
+        if report.failed or report.when == "call":
+            self._ended.add(report.nodeid)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
-        """Leave the note, if the shard has come to its end. A shard without any batch is no error."""
-        run, count = self.config.stash[RUN], len(self._measured) + len(self._failed)
-        if session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
-            session.exitstatus = pytest.ExitCode.OK
+        """Leave the note, if the shard has come to its end."""
+        run, count = self.config.stash[RUN], len(self._ended)
         ended = session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
         if ended and count == self.config.stash[RECORDS].collected and run.shard:
             self.note = ShardNote(
                 plan=plan_of(run),
                 shard=run.shard.number,
                 shards=run.shard.count,
-                batches=count,
+                files=sorted(self._measured),
                 stored=sum(stored for stored, _ in self._measured.values()),
                 failed=sorted(self._failed),
                 passes=sum(passes for stored, passes in self._measured.values() if not stored),
@@ -190,7 +216,8 @@ class Tally:
             try:
                 write_note(run.store, self.note)
             except OSError as error:
-                warnings.warn(f"no note of the shard is left in the store: {error.strerror}", stacklevel=1)
+                self._not_written = f"no note of the shard is in the store: {error.strerror}. The exit status is 3."
+                session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
         return (yield)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
@@ -205,6 +232,8 @@ class Tally:
             f"shard {run.shard}: {note.batches} batches ({note.stored} were stored before{failed}), "
             f"{note.passes:,} passes, in {run.store}"
         )
+        if self._not_written:
+            terminalreporter.write_line(self._not_written, red=True)
         terminalreporter.write_line(
             "Nothing was asserted. The same command without --shard asserts, when all shards are in one store."
         )
@@ -213,5 +242,6 @@ class Tally:
 @pytest.hookimpl(trylast=True)
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Begin to count."""
-    if session.config.stash[RUN].shard and not is_worker(session.config):
-        session.config.pluginmanager.register(Tally(session.config), "robustness-shard")
+    config = session.config
+    if config.stash[RUN].shard and not is_worker(config) and not config.option.collectonly:
+        config.pluginmanager.register(Tally(config), "robustness-shard")

@@ -110,11 +110,12 @@ class Store:
         try:
             from_before = path.stat().st_mtime < self.started
             return None if self.fresh and from_before else (_checked(path, key), from_before)
-        except (FileNotFoundError, NotADirectoryError):  # also if another process has just put it aside
+        except OSError:  # it is not there, another process has just put it aside, or this one may not read it
             return None
         except DamagedError as error:
             if put_aside:
-                path.replace(path.with_suffix(".damaged"))
+                with contextlib.suppress(FileNotFoundError):  # another machine, which does not see the lock, was first
+                    path.replace(path.with_suffix(".damaged"))
                 warnings.warn(f"stored batch {path.name} is damaged ({error}) and measured again", stacklevel=3)
             return None
 
