@@ -160,6 +160,7 @@ def whole_run(shared_folder, suite):
             (folder / "exit_status").write_text(f"{done.returncode}\n{done.stdout}{done.stderr}")
     status, _, output = (folder / "exit_status").read_text().partition("\n")
     assert status == "0", output
+    assert "warnings summary" not in output, output
     return folder / "robustness-results"
 
 

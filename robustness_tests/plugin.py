@@ -17,10 +17,11 @@ PLUGINS = [
             "header",
             "workers",
             "signals",
-            "other_plugins",
+            # Before what imports it: assertions of a module that was imported before it is a plugin are not rewritten.
             "collection",
+            "measured",
+            "other_plugins",
             "progress",
-            "measured",  # before what imports it: assertions of a plugin that is imported before are not rewritten
             "records",
             "shards",
             "run_fixtures",
