@@ -11,6 +11,10 @@ import pytest
 from meta_tests.conftest import environment
 from robustness_tests.harness.signals import to_the_end
 
+# A process that a script starts in the background ignores Ctrl-C, and so do all that it starts.
+pytestmark = pytest.mark.skipif(
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN, reason="this process was started so that it ignores Ctrl-C"
+)
 RUN = ("--images", "20", "--norms", "linf", "--certify", "off", "--against", "robust")
 
 

@@ -28,13 +28,16 @@ def test_linear_model(norm, seed):
     assert (found.status == Status.ATTACKED).all()
     # Nearer than that, the grid of float32 images is too coarse for a relative error of 1e-4.
     far = exact > {"linf": 2e-3, "l2": 1e-2, "l1": 2e-2}[norm]
-    np.testing.assert_allclose(found.distance.double()[far], exact[far], rtol=1e-4)
     # The model itself rounds: what its logits are off by is a distance when it is divided by the slope.
     size = images.flatten(1).abs() @ weights.abs().T + bias.abs()
     slopes = torch.stack(
         [vector_norm(weights[label] - weights, DUAL[norm])[torch.arange(4) != label].amin() for label in labels]
     )
-    rounding = 2 * torch.finfo(torch.float32).eps * size.amax(dim=1) / slopes
+    eps = torch.finfo(torch.float32).eps
+    rounding = 2 * eps * size.amax(dim=1) / slopes
+    # Points are put 1e-4 beyond the boundary, and beyond the slack for rounding, see `metrics.passes.rounding_slack`.
+    slack = 16 * eps * model(images).abs().amax(dim=1) / slopes
+    assert (found.distance.double() <= (1 + 1e-4) * exact + slack)[far].all()
     assert (found.distance.double() >= exact - rounding)[far].all(), "an upper bound may not be below the distance"
 
 
