@@ -18,8 +18,8 @@ MACHINES = {
     "no AVX": {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "SSE4_2"},
 }
 COLUMNS = ("distance", "score", "radius")
-MEDIAN, LARGEST = 1e-5, 0.01
-"""Relative differences. An attack may end in another local minimum; elsewhere, only rounding differs."""
+MEDIAN, LARGE = 1e-5, 1e-3
+"""Relative differences by rounding. For one image in eight, an attack may end in another local minimum."""
 
 
 def measured_on(folder, machine):
@@ -56,5 +56,5 @@ def assert_near(one, other, *, exact):
     assert torch.equal(finite, other.isfinite())
     difference = ((one - other).abs() / one.abs().clamp_min(1e-12))[finite].double()
     if len(difference):
-        assert float(difference.max()) <= (0 if exact else LARGEST)
+        assert float((difference > (0 if exact else LARGE)).double().mean()) <= (0 if exact else 1 / 8)
         assert float(difference.median()) <= MEDIAN

@@ -92,6 +92,11 @@ def test_notes_of_a_store(tmp_path):
         write_note(tmp_path, one)
     for name, text in {"broken": "{", "other": "[]", "renamed": json.dumps(vars(note(2)))}.items():
         (tmp_path / "shards" / f"{name}.json").write_text(text)
+    for number, (name, value) in enumerate(
+        {"files": 5, "failed": [1], "seconds": "x", "shard": 0, "shards": 10**9, "stored": True, "passes": None}.items()
+    ):
+        wrong = replace(note(1, 1, f"{number:016}"), **{name: value})
+        (tmp_path / "shards" / wrong.file).write_text(json.dumps(vars(wrong)))
     found = read_notes(tmp_path)
     assert [(one.plan[0], one.shard, one.shards) for one in found] == [("a", 1, 3), ("a", 3, 3), ("b", 2, 4)]
     assert missing_shards(found) == {("a" * 16, 3): [2], ("b" * 16, 4): [1, 3, 4]}

@@ -11,7 +11,7 @@ import platform
 import time
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,9 @@ from robustness_tests.harness.run import IN_USE, RUN, Run, is_worker
 
 NOTES = "shards"
 """The folder of the notes, in the store."""
+
+MOST_SHARDS = 10**6
+"""As the option has at most six digits."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,11 @@ def plan_of(run: Run) -> str:
     """A digest of what a run measures."""
     thresholds = {name: value for name, value in vars(run.thresholds).items() if name not in ("files", "others")}
     measured = [getattr(run, name) for name in PLAN]
-    text = json.dumps([*measured, thresholds, version("torch")], sort_keys=True, default=str)
+    try:
+        torch = version("torch")
+    except PackageNotFoundError:  # built from source
+        torch = ""
+    text = json.dumps([*measured, thresholds, torch], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -93,10 +100,24 @@ def read_notes(store: Path) -> list[ShardNote]:
     for path in sorted((store / NOTES).glob("*.json")):
         try:
             note = ShardNote(**json.loads(path.read_text(encoding="utf-8")))
-            found += [note] if note.file == path.name else []
+            found += [note] if _is_right(note) and note.file == path.name else []
         except (OSError, ValueError, TypeError):
             continue
     return found
+
+
+def _is_right(note: ShardNote) -> bool:
+    """Whether the values are as a shard writes them: somebody may have changed the file."""
+    counts = (note.shard, note.shards, note.stored, note.passes)
+    names = (note.plan, note.machine, *note.files, *note.failed)
+    return (
+        all(type(count) is int and count >= 0 for count in counts)
+        and 1 <= note.shard <= note.shards < MOST_SHARDS
+        and isinstance(note.files, list)
+        and isinstance(note.failed, list)
+        and all(isinstance(name, str) for name in names)
+        and isinstance(note.seconds, int | float)
+    )
 
 
 def lost_files(store: Path, note: ShardNote) -> list[str]:
@@ -129,8 +150,11 @@ def pytest_report_header(config: pytest.Config) -> Sequence[str]:
         return []
     if run.shard:
         return [f"robustness: shard {run.shard}: batches are measured and stored, and nothing is asserted"]
+    notes = read_notes(run.store)
+    if not notes:
+        return []
     plan = plan_of(run)
-    notes = [note for note in read_notes(run.store) if note.plan == plan and not lost_files(run.store, note)]
+    notes = [note for note in notes if note.plan == plan and not lost_files(run.store, note)]
     missing = {count: lost for (_, count), lost in missing_shards(notes).items()}
     if not missing:
         return []
