@@ -264,10 +264,12 @@ def test_tests_of_a_user_with_models_and_images_of_their_own(gate):
         "import pytest\n\n"
         "@pytest.mark.parametrize('model_name', ['mine'])\n"
         "def test_mine(noise_accuracy, model_name, norm): pass\n\n"
-        "@pytest.mark.parametrize('image', [700])\n"
+        "@pytest.mark.parametrize('image', [1, 700])\n"
         "def test_far(noise_accuracy, image, model_name, norm): pass\n"
     )
-    assert gate("-n0", *WHOLE, "--images=2", "robustness_tests/test_mine.py", "--shard=1/1").ret == 0
+    run = gate("-n0", *WHOLE, "--images=2", "robustness_tests/test_mine.py", "--shard=1/1")
+    assert run.ret == 0
+    run.stdout.fnmatch_lines(["shard 1/1: 2 batches (0 were stored before), *"])
 
 
 def test_cleared_batches_are_not_said_to_be_there(tmp_path, capsys):
